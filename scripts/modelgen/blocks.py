@@ -1,0 +1,128 @@
+"""Random quantised blocks: the bytes of a GGUF tensor row without a quantiser.
+
+In: a ggml type, a number of blocks, a target standard deviation, a numpy Generator. Out: uint8 [n, block_bytes].
+Each block is what a quantiser could have written for weights ~ uniform about zero: random quants, and scales chosen so
+that the dequantised values have the target standard deviation (within a few per cent) and a mean of zero. Layouts are
+those of the GGUF specification, checked against PyPI gguf's dequantiser, the independent reader.
+"""
+
+import numpy as np
+from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType as T
+
+SUPPORTED = [T.F32, T.F16, T.BF16, T.Q8_0, T.Q4_0, T.Q4_1, T.Q5_0, T.Q5_1, T.Q2_K, T.Q3_K, T.Q4_K, T.Q5_K, T.Q6_K,
+             T.MXFP4, T.IQ4_NL, T.IQ4_XS]
+
+MXFP4_VALUES = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
+IQ4_VALUES = np.array([-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32)
+
+
+def block_size(qtype):
+    """(elements, bytes) of one block."""
+    return GGML_QUANT_SIZES[qtype]
+
+
+def _f16(values):
+    return np.asarray(values, np.float16).reshape(-1, 1).view(np.uint8)
+
+
+def _jitter(rng, n, std):
+    """One positive scale per block, ± 20 % about std, as a quantiser's block maxima would vary."""
+    return (std * (0.8 + 0.4 * rng.random(n, dtype=np.float32))).astype(np.float32)
+
+
+def _bytes(rng, n, width):
+    return np.frombuffer(rng.bytes(n * width), np.uint8).reshape(n, width)
+
+
+def pack_k4_scales(scales, mins):
+    """8 + 8 six-bit numbers → the 12 bytes of Q4_K and Q5_K. Both uint8 [n, 8]."""
+    out = np.empty((scales.shape[0], 12), np.uint8)
+    out[:, 0:4] = (scales[:, :4] & 63) | ((scales[:, 4:] >> 4) << 6)
+    out[:, 4:8] = (mins[:, :4] & 63) | ((mins[:, 4:] >> 4) << 6)
+    out[:, 8:12] = (scales[:, 4:] & 15) | ((mins[:, 4:] & 15) << 4)
+    return out
+
+
+def pack_k3_scales(scales):
+    """16 six-bit numbers (already offset by 32) → the 12 bytes of Q3_K. uint8 [n, 16]."""
+    low, high = scales & 15, scales >> 4
+    out = np.empty((scales.shape[0], 12), np.uint8)
+    out[:, 0:8] = low[:, :8] | (low[:, 8:] << 4)
+    out[:, 8:12] = high[:, 0:4] | (high[:, 4:8] << 2) | (high[:, 8:12] << 4) | (high[:, 12:16] << 6)
+    return out
+
+
+def _q4_k(rng, n, std, quant_bytes, q_max):
+    # d * sc * q - dmin * m, centred: m = sc and dmin = d * q_max / 2. E[sc²] over 40..63 is 51.96².
+    d = _jitter(rng, n, std / (51.96 * np.sqrt(((q_max + 1) ** 2 - 1) / 12)))
+    sc = rng.integers(40, 64, (n, 8), dtype=np.uint8)
+    return [_f16(d), _f16(d * (q_max / 2)), pack_k4_scales(sc, sc), _bytes(rng, n, quant_bytes)]
+
+
+def random_blocks(qtype, n, std, rng):
+    """uint8 [n, block_bytes] of `qtype` whose values have mean 0 and standard deviation `std`."""
+    if qtype in (T.F32, T.F16, T.BF16):
+        x = rng.standard_normal((n, 1), dtype=np.float32) * np.float32(std)
+        if qtype == T.BF16:
+            return (x.view(np.uint32) >> 16).astype(np.uint16).view(np.uint8).reshape(n, 2)
+        return x.astype(np.float32 if qtype == T.F32 else np.float16).view(np.uint8).reshape(n, -1)
+    if qtype == T.Q8_0:  # int8, uniform: standard deviation 73.9
+        quants = np.maximum(_bytes(rng, n, 32).view(np.int8), np.int8(-127)).view(np.uint8)
+        parts = [_f16(_jitter(rng, n, std / 73.3)), quants]
+    elif qtype in (T.Q4_0, T.Q5_0):  # q - 8 has std 4.61, q - 16 has 9.23; a random sign cancels the half-step mean
+        sign = np.where(rng.random(n) < 0.5, np.float32(-1), np.float32(1))
+        d = _jitter(rng, n, std / (4.64 if qtype == T.Q4_0 else 9.25)) * sign
+        parts = [_f16(d), _bytes(rng, n, 16 if qtype == T.Q4_0 else 20)]
+    elif qtype in (T.Q4_1, T.Q5_1):
+        q_max = 15 if qtype == T.Q4_1 else 31
+        d = _jitter(rng, n, std / np.sqrt(((q_max + 1) ** 2 - 1) / 12))
+        parts = [_f16(d), _f16(d * (-q_max / 2)), _bytes(rng, n, 16 if qtype == T.Q4_1 else 20)]
+    elif qtype == T.Q2_K:  # d * sc * q - dmin * m, q in 0..3, scales 10..15 (E[sc²] = 12.6²), m = sc
+        d = _jitter(rng, n, std / (12.62 * 1.118))
+        sc = rng.integers(10, 16, (n, 16), dtype=np.uint8)
+        parts = [sc | (sc << 4), _bytes(rng, n, 64), _f16(d), _f16(d * 1.5)]
+    elif qtype == T.Q3_K:  # q in -4..3 (E[q²] = 5.5), scale in ± 20..31 so that the half step cancels
+        sc = rng.integers(20, 32, (n, 16), dtype=np.int8) * rng.choice(np.array([-1, 1], np.int8), (n, 16))
+        d = _jitter(rng, n, std / (25.73 * 2.345))
+        parts = [_bytes(rng, n, 96), pack_k3_scales((sc + 32).astype(np.uint8)), _f16(d)]
+    elif qtype == T.Q4_K:
+        parts = _q4_k(rng, n, std, 128, 15)
+    elif qtype == T.Q5_K:
+        parts = _q4_k(rng, n, std, 160, 31)
+    elif qtype == T.Q6_K:  # q in -32..31 (18.48), scale in ± 80..127
+        sc = rng.integers(80, 128, (n, 16), dtype=np.int8) * rng.choice(np.array([-1, 1], np.int8), (n, 16))
+        parts = [_bytes(rng, n, 192), sc.view(np.uint8), _f16(_jitter(rng, n, std / (104.4 * 18.48)))]
+    elif qtype == T.MXFP4:
+        # Value = kvalue * 2^(e - 128), rms of the kvalues 5.8; powers of two only, so mix the two nearest exponents.
+        step = np.log2(std / np.sqrt((MXFP4_VALUES ** 2).mean())) + 128
+        low = np.floor(step)
+        p_high = (4.0 ** (step - low) - 1) / 3
+        e = (low + (rng.random((n, 1)) < p_high)).astype(np.uint8)
+        parts = [e, _bytes(rng, n, 16)]
+    elif qtype == T.IQ4_NL:  # the codebook's mean is -6: a random sign of the scale cancels it
+        sign = np.where(rng.random(n) < 0.5, np.float32(-1), np.float32(1))
+        parts = [_f16(_jitter(rng, n, std / np.sqrt((IQ4_VALUES ** 2).mean())) * sign), _bytes(rng, n, 16)]
+    elif qtype == T.IQ4_XS:  # random six-bit scales - 32: rms 18.5
+        d = _jitter(rng, n, std / (18.5 * np.sqrt((IQ4_VALUES ** 2).mean())))
+        parts = [_f16(d), _bytes(rng, n, 134)]
+    else:
+        raise ValueError(f"no random blocks for {qtype!r}")
+    blocks = np.concatenate(parts, axis=1)
+    assert blocks.shape == (n, block_size(qtype)[1]), (qtype, blocks.shape)
+    return blocks
+
+
+# Byte offsets of the f16 scale fields in a block, for writing edge scales and for zeroing a row.
+F16_FIELDS = {T.Q8_0: [0], T.Q4_0: [0], T.Q5_0: [0], T.Q4_1: [0, 2], T.Q5_1: [0, 2], T.Q2_K: [80, 82], T.Q3_K: [108],
+              T.Q4_K: [0, 2], T.Q5_K: [0, 2], T.Q6_K: [208], T.IQ4_NL: [0], T.IQ4_XS: [0]}
+
+
+def zero_blocks(qtype, blocks):
+    """Makes blocks dequantise to zero: scales 0 where the format has one, zero bytes or codes elsewhere. In place."""
+    if qtype in (T.F32, T.F16, T.BF16):
+        blocks[...] = 0
+    elif qtype == T.MXFP4:
+        blocks[:, 1:] = 0  # code 0 is the value 0; the exponent stays
+    else:
+        for at in F16_FIELDS[qtype]:
+            blocks[:, at:at + 2] = 0
