@@ -1,0 +1,88 @@
+// Reads of whole extents, made reliable: the logic between the RAM tier and an io engine.
+//
+// A job is one extent (an expert's matrix, a dense tensor) into one buffer that holds its
+// sector-rounded span. The scheduler splits it into blocks the drive likes, keeps the engine's
+// depth full (demand jobs before prefetch jobs, within a lane in order of start()), resumes short
+// reads, retries EINTR/EAGAIN, retries EIO and other errors at most `retries_max` times, and gives
+// every job a deadline. A job that outlives its deadline is finished as kDeadline, but its buffer
+// stays untouchable (quarantined) until the last of its blocks has completed: `buffer_free` says
+// so, and drained() answers later. Nothing here looks at bytes: hashing is the tier's work.
+//
+// Threads: one owner thread. The clock is the caller's.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "io/engine.h"
+#include "io/extent.h"
+
+namespace offstage {
+
+enum class ReadLane : uint8_t { kDemand, kPrefetch };
+
+struct ReadJob {
+  Extent extent;
+  std::byte* buffer = nullptr;  // kSectorBytes-aligned, ≥ span_bytes(extent)
+  uint64_t cookie = 0;          // the caller's; comes back in ReadDone
+  ReadLane lane = ReadLane::kDemand;
+};
+
+struct ReadDone {
+  uint64_t cookie = 0;
+  Status status;                    // kIo, kTruncated, kDeadline: message names path, offset, bytes
+  bool buffer_free = true;          // false: quarantined, see ReadScheduler::take_released()
+  const std::byte* data = nullptr;  // the extent's first byte in the buffer
+  Extent extent;
+  int64_t started_ns = 0;    // start() was called
+  int64_t issued_ns = 0;     // its first block went to the kernel
+  int64_t completed_ns = 0;  // its last block was answered
+  uint32_t retries = 0;      // blocks asked for again (short, EINTR, EIO …)
+};
+
+struct ReadSchedulerOptions {
+  uint32_t block_bytes = 1u << 20;  // largest single read
+  uint32_t retries_max = 3;         // per block, for errors that may pass
+  int64_t deadline_ns = 30'000'000'000;
+};
+
+struct ReadCounters {
+  uint64_t jobs = 0;
+  uint64_t bytes_read = 0;  // what the drive delivered, rounding and retries included
+  uint64_t retries = 0;
+  uint64_t errors = 0;
+  uint64_t deadline_misses = 0;
+};
+
+class ReadScheduler {
+ public:
+  ReadScheduler(IoEngine& engine, std::vector<std::string> paths, const Clock& clock,
+                ReadSchedulerOptions options, uint32_t jobs_max);
+  ~ReadScheduler();
+
+  void start(const ReadJob& job);  // at most jobs_max unfinished and quarantined (CHECK)
+
+  // Moves finished jobs to `out`; waits up to `timeout_ns` for the first. A wait without any job
+  // unfinished returns 0 at once.
+  size_t reap(std::span<ReadDone> out, int64_t timeout_ns);
+
+  // Cookies of jobs that came back with buffer_free = false and whose last block has since
+  // completed: their buffers may be used again. Filled by reap().
+  std::vector<uint64_t> take_released();
+
+  size_t unfinished() const;
+  const ReadCounters& counters() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+// start() one job, wait for it: for loading dense tensors and for tests.
+Status read_extent(ReadScheduler& scheduler, const ReadJob& job);
+
+}  // namespace offstage
