@@ -1,0 +1,49 @@
+// Compute workers: a fixed team that splits index ranges, bound one per physical core.
+//
+// The caller is worker 0; parallel_for returns when all is done. Between calls workers spin for a
+// few microseconds, then sleep, so that an idle Offstage uses no CPU and a two-core machine leaves
+// a core to the drive's completions. Splitting never changes results: kernels are pure in their
+// range.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <type_traits>
+
+#include "base/notices.h"
+
+namespace offstage {
+
+class ThreadPool {
+ public:
+  // `threads`: 0 = one per physical core that this process may use. Binding that the system refuses
+  // is announced (subject "threads").
+  ThreadPool(uint32_t threads, Notices& notices);
+  ~ThreadPool();
+  ThreadPool(const ThreadPool&) = delete;
+  ThreadPool& operator=(const ThreadPool&) = delete;
+
+  uint32_t size() const;
+
+  // Runs body(begin, end, worker) over [0, n) in chunks of at least `grain`, taken dynamically.
+  // Not reentrant: one caller at a time.
+  template <typename Body>
+  void parallel_for(uint32_t n, uint32_t grain, Body&& body) {
+    using Plain = std::remove_reference_t<Body>;
+    run(n, grain, const_cast<void*>(static_cast<const void*>(&body)),
+        [](void* context, uint32_t begin, uint32_t end, uint32_t worker) {
+          (*static_cast<Plain*>(context))(begin, end, worker);
+        });
+  }
+
+ private:
+  using Trampoline = void (*)(void* context, uint32_t begin, uint32_t end, uint32_t worker);
+  void run(uint32_t n, uint32_t grain, void* context, Trampoline trampoline);
+
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace offstage
