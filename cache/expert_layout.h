@@ -1,0 +1,65 @@
+// Where every expert lies on the drives, and how it lies in a slot.
+//
+// An expert is three matrices (gate, up, down), each one extent of a file. A slot holds the three
+// sector-rounded spans one after another. Layers whose experts have the same size share a size
+// class: in a mixed file (Q4_K_M) a layer's down matrix may be a third larger than its neighbour's.
+// Immutable after creation.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "base/types.h"
+#include "io/extent.h"
+#include "io/hash_index.h"
+
+namespace offstage {
+
+enum class ExpertMatrix : uint8_t { kGate = 0, kUp = 1, kDown = 2 };
+inline constexpr uint32_t kExpertMatrices = 3;
+
+// One experts' tensor of one layer: expert e's matrix is at offset + e · bytes_per_expert.
+struct ExpertTensorFacts {
+  std::string name;     // "blk.3.ffn_down_exps.weight"
+  uint32_t tensor = 0;  // its place in the model's directory (PieceId)
+  uint32_t file = 0;
+  uint64_t offset = 0;
+  uint64_t bytes_per_expert = 0;
+};
+
+using ExpertLayerFacts = std::array<ExpertTensorFacts, kExpertMatrices>;
+
+class ExpertLayout {
+ public:
+  ExpertLayout(std::vector<ExpertLayerFacts> layers, uint32_t n_experts);
+
+  uint32_t n_layers() const { return static_cast<uint32_t>(layers_.size()); }
+  uint32_t n_experts() const { return n_experts_; }
+
+  Extent extent(LayerIndex layer, ExpertId expert, ExpertMatrix matrix) const;
+  PieceId piece(LayerIndex layer, ExpertId expert, ExpertMatrix matrix) const;
+  const std::string& tensor_name(LayerIndex layer, ExpertMatrix matrix) const;
+
+  // Size classes, smallest first.
+  uint32_t n_classes() const { return static_cast<uint32_t>(class_bytes_.size()); }
+  uint32_t slot_class(LayerIndex layer) const { return slot_class_[layer.value]; }
+  uint64_t class_bytes(uint32_t slot_class) const { return class_bytes_[slot_class]; }
+  uint32_t class_layers(uint32_t slot_class) const;  // layers of this class
+
+  // Where a matrix's span starts in a slot of its layer; multiple of kSectorBytes.
+  uint64_t span_in_slot(LayerIndex layer, ExpertMatrix matrix) const;
+
+  uint64_t expert_bytes(LayerIndex layer) const;  // without rounding
+  uint64_t total_expert_bytes() const;            // all experts of all layers, without rounding
+
+ private:
+  std::vector<ExpertLayerFacts> layers_;
+  uint32_t n_experts_;
+  std::vector<std::array<uint64_t, kExpertMatrices>> span_in_slot_;  // per layer
+  std::vector<uint32_t> slot_class_;                                 // per layer
+  std::vector<uint64_t> class_bytes_;
+};
+
+}  // namespace offstage

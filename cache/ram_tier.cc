@@ -1,0 +1,301 @@
+#include "cache/ram_tier.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace offstage {
+namespace {
+
+constexpr uint8_t kAllMatrices = (1u << kExpertMatrices) - 1;
+constexpr int64_t kReapTimeoutNs = 1'000'000'000;  // the scheduler's deadline ends a wait, not this
+
+// slot | generation | matrix: a completion of an earlier generation can't pass for a new one.
+uint64_t make_cookie(SlotIndex slot, uint32_t generation, ExpertMatrix matrix) {
+  return (uint64_t{slot.value} << 34) | (uint64_t{generation} << 2) | static_cast<uint64_t>(matrix);
+}
+SlotIndex cookie_slot(uint64_t cookie) { return SlotIndex(static_cast<uint32_t>(cookie >> 34)); }
+uint32_t cookie_generation(uint64_t cookie) { return static_cast<uint32_t>(cookie >> 2); }
+ExpertMatrix cookie_matrix(uint64_t cookie) { return static_cast<ExpertMatrix>(cookie & 3); }
+
+constexpr uint8_t bit(ExpertMatrix matrix) {
+  return static_cast<uint8_t>(1u << static_cast<unsigned>(matrix));
+}
+
+}  // namespace
+
+PinnedExperts::PinnedExperts(PinnedExperts&& other) noexcept
+    : tier_(std::exchange(other.tier_, nullptr)), experts_(other.experts_) {}
+
+PinnedExperts::~PinnedExperts() {
+  if (tier_ != nullptr) tier_->unpin(experts_);
+}
+
+RamTier::RamTier(RamTierParts parts)
+    : parts_(std::move(parts)),
+      slot_of_(size_t{parts_.layout.n_layers()} * parts_.layout.n_experts(), kAbsent),
+      reading_(parts_.pool.size()),
+      needed_(parts_.layout.n_experts(), 0),
+      keep_(parts_.layout.n_experts(), 0),
+      residents_(parts_.layout.n_layers(), 0),
+      done_(parts_.reads_max),
+      hashes_(parts_.reads_max) {
+  CHECK_GE(parts_.reads_max, kExpertMatrices);
+  ready_.reserve(parts_.layout.n_experts());
+  handed_.reserve(parts_.layout.n_experts());
+}
+
+size_t RamTier::place(LayerIndex layer, ExpertId expert) const {
+  return size_t{layer.value} * parts_.layout.n_experts() + expert.value;
+}
+
+uint32_t RamTier::resident_count(LayerIndex layer) const { return residents_[layer.value]; }
+
+void RamTier::begin(LayerIndex layer, std::span<const ExpertCall> calls, Phase phase) {
+  const CauseScope scope(parts_.timer, Cause::kCache);
+  CHECK(!in_event_);
+  in_event_ = true;
+  layer_ = layer;
+  phase_ = phase;
+  ++event_;
+
+  std::vector<ExpertCall> misses;
+  for (const ExpertCall& call : calls) {
+    CHECK(!needed_[call.expert.value]);
+    needed_[call.expert.value] = 1;
+    keep_[call.expert.value] = 1;
+    parts_.policy.on_call(layer, call.expert, call.uses, event_);
+    const int32_t slot = slot_of_[place(layer, call.expert)];
+    if (slot != kAbsent) {
+      ++counters_.ram_hits;
+      ready_.push_back(ready_expert(SlotIndex(static_cast<uint32_t>(slot))));
+    } else {
+      ++counters_.drive_reads;
+      misses.push_back(call);
+    }
+  }
+  if (phase == Phase::kPrefill) {
+    const uint32_t share = parts_.plan.kept_per_layer[layer.value];
+    const size_t room = share - std::min(share, residents_[layer.value]);
+    std::stable_sort(misses.begin(), misses.end(),
+                     [](const ExpertCall& a, const ExpertCall& b) { return a.uses > b.uses; });
+    for (size_t i = room; i < misses.size(); ++i) keep_[misses[i].expert.value] = 0;
+    std::sort(misses.begin(), misses.end(),
+              [](const ExpertCall& a, const ExpertCall& b) { return a.expert < b.expert; });
+  }
+  for (const ExpertCall& miss : misses) missing_.push_back(miss.expert);
+  start_reads();
+}
+
+void RamTier::start_reads() {
+  while (!missing_.empty() && matrices_in_flight_ + kExpertMatrices <= parts_.reads_max) {
+    if (!start_expert(missing_.front())) return;
+    missing_.pop_front();
+  }
+}
+
+bool RamTier::start_expert(ExpertId expert) {
+  const std::optional<SlotIndex> slot = acquire_slot();
+  if (!slot) return false;
+  parts_.pool.begin_read(*slot, layer_, expert);
+  slot_of_[place(layer_, expert)] = static_cast<int32_t>(slot->value);
+  ++residents_[layer_.value];
+  ++experts_reading_;
+  reading_[slot->value] = {};
+  for (uint32_t m = 0; m < kExpertMatrices; ++m) start_matrix(*slot, static_cast<ExpertMatrix>(m));
+  return true;
+}
+
+std::optional<SlotIndex> RamTier::acquire_slot() {
+  const uint32_t slot_class = parts_.layout.slot_class(layer_);
+  if (const auto slot = parts_.pool.take_empty(slot_class)) return slot;
+  // Prefill waits for a staging slot as long as one will come back; decode would evict the same
+  // victim at end() anyway.
+  const bool one_comes_back = experts_reading_ != 0 || !ready_.empty() || !handed_.empty();
+  if (phase_ == Phase::kPrefill && one_comes_back) return std::nullopt;
+  if (!evict_one(layer_)) return std::nullopt;
+  return parts_.pool.take_empty(slot_class);
+}
+
+void RamTier::start_matrix(SlotIndex slot, ExpertMatrix matrix) {
+  const Slot& s = parts_.pool[slot];
+  ReadJob job;
+  job.extent = parts_.layout.extent(s.layer, s.expert, matrix);
+  job.buffer = s.memory + parts_.layout.span_in_slot(s.layer, matrix);
+  job.cookie = make_cookie(slot, s.generation, matrix);
+  parts_.pool.read_started(slot);
+  ++matrices_in_flight_;
+  parts_.reads.start(job);
+}
+
+Result<PinnedExperts> RamTier::next() {
+  CHECK(in_event_);
+  CHECK(handed_.empty());  // one batch at a time
+  while (true) {
+    // What has arrived by now, without waiting; with nothing to compute, asleep until something
+    // arrives.
+    const bool wait = ready_.empty() && experts_reading_ != 0;
+    size_t n_done = 0;
+    if (matrices_in_flight_ != 0) {
+      const CauseScope scope(parts_.timer, wait ? Cause::kWaitDrive : Cause::kCache);
+      n_done = parts_.reads.reap(done_, wait ? kReapTimeoutNs : 0);
+    }
+    OFFSTAGE_TRY_VOID(absorb({done_.data(), n_done}));
+    const CauseScope scope(parts_.timer, Cause::kCache);
+    release_quarantined();
+    start_reads();
+    if (!ready_.empty() || (missing_.empty() && experts_reading_ == 0)) break;
+    if (experts_reading_ == 0)
+      return make_error(ErrorCode::kDeadline,
+                        "layer {}: every expert slot is held by a read that never completed",
+                        layer_.value);
+  }
+  handed_.swap(ready_);
+  for (const ReadyExpert& expert : handed_) parts_.pool.pin(expert.slot);
+  return PinnedExperts(handed_.empty() ? nullptr : this, handed_);
+}
+
+Status RamTier::absorb(std::span<const ReadDone> done) {
+  if (done.empty()) return {};
+  const CauseScope scope(parts_.timer, Cause::kHash);
+  parts_.workers.parallel_for(
+      static_cast<uint32_t>(done.size()), 1, [&](uint32_t begin, uint32_t end, uint32_t) {
+        for (uint32_t i = begin; i < end; ++i)
+          if (done[i].status && cookie_generation(done[i].cookie) ==
+                                    parts_.pool[cookie_slot(done[i].cookie)].generation)
+            hashes_[i] = hash_piece({done[i].data, done[i].extent.bytes});
+      });
+  Status first_error;
+  for (size_t i = 0; i < done.size(); ++i) {
+    --matrices_in_flight_;
+    const SlotIndex slot = cookie_slot(done[i].cookie);
+    if (done[i].buffer_free) parts_.pool.read_returned(slot);
+    // A slot whose event was given up: emptied once the drive let go of it.
+    const bool given_up = slot_of_[place(parts_.pool[slot].layer, parts_.pool[slot].expert)] !=
+                          static_cast<int32_t>(slot.value);
+    if (given_up) {
+      if (parts_.pool[slot].reads_outstanding == 0) parts_.pool.clear(slot);
+      continue;
+    }
+    Status status = done[i].status ? judge(done[i], hashes_[i]) : done[i].status;
+    if (!status && first_error) first_error = std::move(status);
+  }
+  return first_error;
+}
+
+Status RamTier::judge(const ReadDone& done, PieceHash hash) {
+  const SlotIndex slot = cookie_slot(done.cookie);
+  const ExpertMatrix matrix = cookie_matrix(done.cookie);
+  const Slot& s = parts_.pool[slot];
+  Reading& reading = reading_[slot.value];
+  const PieceId piece = parts_.layout.piece(s.layer, s.expert, matrix);
+  const HashVerdict verdict = parts_.index.judge(piece, hash);
+  const std::string& tensor = parts_.layout.tensor_name(s.layer, matrix);
+  const std::string& path = parts_.paths[done.extent.file];
+
+  if (verdict == HashVerdict::kConflict || verdict == HashVerdict::kMismatch) {
+    if (verdict == HashVerdict::kMismatch && (reading.reread_mask & bit(matrix)) != 0)
+      return make_error(ErrorCode::kHashMismatch,
+                        "{}: tensor '{}' expert {} at offset {}: {} bytes were read twice and "
+                        "don't match the index (found {:016x})",
+                        path, tensor, s.expert.value, done.extent.offset, done.extent.bytes, hash);
+    parts_.notices.add(
+        "hash", fmt::format("{}: tensor '{}' expert {} at offset {}: {}; reading it again", path,
+                            tensor, s.expert.value, done.extent.offset,
+                            verdict == HashVerdict::kConflict
+                                ? "two reads gave different bytes, a third decides"
+                                : "bytes don't match the index"));
+    if (verdict == HashVerdict::kMismatch) reading.reread_mask |= bit(matrix);
+    ++counters_.rereads;
+    start_matrix(slot, matrix);
+    return {};
+  }
+  reading.verified_mask |= bit(matrix);
+  if (reading.verified_mask == kAllMatrices) {
+    parts_.pool.verified(slot);
+    --experts_reading_;
+    ready_.push_back(ready_expert(slot));
+  }
+  return {};
+}
+
+void RamTier::release_quarantined() {
+  for (const uint64_t cookie : parts_.reads.take_released()) {
+    const SlotIndex slot = cookie_slot(cookie);
+    parts_.pool.read_returned(slot);
+    if (parts_.pool[slot].reads_outstanding == 0 &&
+        slot_of_[place(parts_.pool[slot].layer, parts_.pool[slot].expert)] !=
+            static_cast<int32_t>(slot.value))
+      parts_.pool.clear(slot);
+  }
+}
+
+ReadyExpert RamTier::ready_expert(SlotIndex slot) const {
+  const ExpertId expert = parts_.pool[slot].expert;
+  return {expert, slot, matrix_bytes(slot, ExpertMatrix::kGate).data(),
+          matrix_bytes(slot, ExpertMatrix::kUp).data(),
+          matrix_bytes(slot, ExpertMatrix::kDown).data()};
+}
+
+std::span<const std::byte> RamTier::matrix_bytes(SlotIndex slot, ExpertMatrix matrix) const {
+  const Slot& s = parts_.pool[slot];
+  const Extent extent = parts_.layout.extent(s.layer, s.expert, matrix);
+  return {s.memory + parts_.layout.span_in_slot(s.layer, matrix) + span_head(extent), extent.bytes};
+}
+
+void RamTier::unpin(std::span<const ReadyExpert> experts) {
+  const CauseScope scope(parts_.timer, Cause::kCache);
+  for (const ReadyExpert& expert : experts) {
+    parts_.pool.unpin(expert.slot);
+    needed_[expert.expert.value] = 0;
+    if (!keep_[expert.expert.value]) evict(layer_, expert.slot);
+  }
+  handed_.clear();
+  start_reads();
+}
+
+void RamTier::evict(LayerIndex layer, SlotIndex slot) {
+  slot_of_[place(layer, parts_.pool[slot].expert)] = kAbsent;
+  --residents_[layer.value];
+  ++counters_.evictions;
+  parts_.pool.clear(slot);
+}
+
+bool RamTier::evict_one(LayerIndex layer) {
+  std::vector<ExpertId> candidates;
+  for (uint32_t e = 0; e < parts_.layout.n_experts(); ++e) {
+    const int32_t slot = slot_of_[place(layer, ExpertId(e))];
+    if (slot == kAbsent || needed_[e]) continue;
+    if (parts_.pool[SlotIndex(static_cast<uint32_t>(slot))].state == SlotState::kVerified)
+      candidates.push_back(ExpertId(e));
+  }
+  if (candidates.empty()) return false;
+  const ExpertId victim = parts_.policy.victim(layer, candidates);
+  evict(layer, SlotIndex(static_cast<uint32_t>(slot_of_[place(layer, victim)])));
+  return true;
+}
+
+void RamTier::end() {
+  const CauseScope scope(parts_.timer, Cause::kCache);
+  CHECK(in_event_);
+  CHECK(handed_.empty());
+  in_event_ = false;
+  missing_.clear();
+  ready_.clear();
+  experts_reading_ = 0;
+  // After an error some slots are still being read: given up, they empty when the drive lets go.
+  for (uint32_t e = 0; e < parts_.layout.n_experts(); ++e) {
+    needed_[e] = 0;
+    const int32_t slot = slot_of_[place(layer_, ExpertId(e))];
+    if (slot == kAbsent) continue;
+    const SlotIndex index(static_cast<uint32_t>(slot));
+    if (parts_.pool[index].state != SlotState::kReading) continue;
+    slot_of_[place(layer_, ExpertId(e))] = kAbsent;
+    --residents_[layer_.value];
+    if (parts_.pool[index].reads_outstanding == 0) parts_.pool.clear(index);
+  }
+  while (residents_[layer_.value] > parts_.plan.kept_per_layer[layer_.value])
+    CHECK(evict_one(layer_));
+}
+
+}  // namespace offstage

@@ -1,0 +1,154 @@
+// The RAM tier: hands out experts that are resident and verified, and reads the others.
+//
+// One event is one forward's visit of one layer:
+//
+//   tier.begin(layer, calls, phase);           residents are ready at once, reads start
+//   while (true) {
+//     OFFSTAGE_TRY(auto pinned, tier.next());  hits first, then misses in order of arrival
+//     if (pinned.experts().empty()) break;
+//     compute(pinned.experts());               pins are held as long as `pinned` lives
+//   }
+//   tier.end();                                back to the layer's share of slots
+//
+// Decode keeps what it read and evicts the policy's victims at end(). Prefill calls nearly every
+// expert of a layer, so it streams: misses in file order through the staging slots, kept only while
+// the layer has unused slots (the most called first), so a prompt can't flush what decode lives on.
+//
+// No kernel sees bytes that weren't held against the index (promise 3): matrices are hashed by the
+// compute workers as they arrive; a mismatch is read again once, then next() fails with file,
+// tensor and offset. After an error, end() still brings the tier back to a sound state.
+// Decode thread only.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/cause_timer.h"
+#include "base/notices.h"
+#include "base/result.h"
+#include "base/types.h"
+#include "cache/eviction.h"
+#include "cache/expert_layout.h"
+#include "cache/slot_plan.h"
+#include "cache/slot_pool.h"
+#include "cpu/thread_pool.h"
+#include "io/hash_index.h"
+#include "io/read_scheduler.h"
+
+namespace offstage {
+
+enum class Phase : uint8_t { kDecode, kPrefill };
+
+struct ExpertCall {
+  ExpertId expert;
+  uint32_t uses = 1;  // rows that called it
+};
+
+struct ReadyExpert {
+  ExpertId expert;
+  SlotIndex slot;
+  const std::byte* gate = nullptr;
+  const std::byte* up = nullptr;
+  const std::byte* down = nullptr;
+};
+
+class RamTier;
+
+// Experts that can't be evicted while this lives.
+class PinnedExperts {
+ public:
+  PinnedExperts(PinnedExperts&& other) noexcept;
+  PinnedExperts& operator=(PinnedExperts&& other) = delete;
+  ~PinnedExperts();
+  std::span<const ReadyExpert> experts() const { return experts_; }
+
+ private:
+  friend class RamTier;
+  PinnedExperts(RamTier* tier, std::span<const ReadyExpert> experts)
+      : tier_(tier), experts_(experts) {}
+  RamTier* tier_;
+  std::span<const ReadyExpert> experts_;
+};
+
+struct TierCounters {
+  uint64_t ram_hits = 0;     // experts called and resident, once per event
+  uint64_t drive_reads = 0;  // experts called and read
+  uint64_t evictions = 0;
+  uint64_t rereads = 0;  // matrices read again because of their hash
+};
+
+struct RamTierParts {
+  const ExpertLayout& layout;
+  const SlotPlan& plan;
+  SlotPool& pool;
+  ReadScheduler& reads;
+  HashIndex& index;
+  ThreadPool& workers;
+  EvictionPolicy& policy;
+  CauseTimer& timer;
+  Notices& notices;
+  std::vector<std::string> paths;  // by Extent::file, for messages
+  uint32_t reads_max = 64;         // matrices in flight
+};
+
+class RamTier {
+ public:
+  explicit RamTier(RamTierParts parts);
+
+  // `calls`: distinct experts. In decode in router order, so that the first is read first.
+  void begin(LayerIndex layer, std::span<const ExpertCall> calls, Phase phase);
+  Result<PinnedExperts> next();
+  void end();
+
+  const TierCounters& counters() const { return counters_; }
+  uint32_t resident_count(LayerIndex layer) const;
+
+ private:
+  friend class PinnedExperts;
+  struct Reading {  // beside a slot in READING
+    uint8_t verified_mask = 0;
+    uint8_t reread_mask = 0;  // matrices whose mismatch was already read again
+  };
+
+  void start_reads();
+  bool start_expert(ExpertId expert);
+  std::optional<SlotIndex> acquire_slot();
+  void start_matrix(SlotIndex slot, ExpertMatrix matrix);
+  Status absorb(std::span<const ReadDone> done);
+  Status judge(const ReadDone& done, PieceHash hash);
+  void release_quarantined();
+  void unpin(std::span<const ReadyExpert> experts);
+  void evict(LayerIndex layer, SlotIndex slot);
+  bool evict_one(LayerIndex layer);
+  ReadyExpert ready_expert(SlotIndex slot) const;
+  std::span<const std::byte> matrix_bytes(SlotIndex slot, ExpertMatrix matrix) const;
+  size_t place(LayerIndex layer, ExpertId expert) const;
+
+  RamTierParts parts_;
+  TierCounters counters_;
+  static constexpr int32_t kAbsent = -1;
+  std::vector<int32_t> slot_of_;     // [layer][expert] → slot that is READING, VERIFIED or IN USE
+  std::vector<Reading> reading_;     // by slot
+  std::vector<uint8_t> needed_;      // by expert: called in this event, not yet computed
+  std::vector<uint8_t> keep_;        // by expert: stays when computed
+  std::vector<uint32_t> residents_;  // by layer
+
+  // The event.
+  bool in_event_ = false;
+  LayerIndex layer_;
+  Phase phase_ = Phase::kDecode;
+  uint64_t event_ = 0;
+  std::deque<ExpertId> missing_;     // called, not yet being read
+  std::vector<ReadyExpert> ready_;   // verified, not yet handed out
+  std::vector<ReadyExpert> handed_;  // backs the PinnedExperts that is out
+  uint32_t experts_reading_ = 0;     // of this event
+  uint32_t matrices_in_flight_ = 0;
+  std::vector<ReadDone> done_;     // scratch of reap()
+  std::vector<PieceHash> hashes_;  // scratch of absorb()
+};
+
+}  // namespace offstage

@@ -1,0 +1,35 @@
+// How a budget in bytes becomes slots: per size class, staging beside the slots that are kept.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/result.h"
+#include "cache/expert_layout.h"
+
+namespace offstage {
+
+struct SlotClassPlan {
+  uint64_t slot_bytes = 0;
+  uint32_t n_slots = 0;    // kept + staging
+  uint32_t n_staging = 0;  // always free between layers: what a layer's misses are read into
+};
+
+struct SlotPlan {
+  std::vector<SlotClassPlan> classes;
+  std::vector<uint32_t> kept_per_layer;  // experts that stay resident after a layer was computed
+
+  uint64_t bytes() const;
+  uint32_t n_slots() const;
+};
+
+// The least that can run: two slots a class, so that one is read while the other computes.
+uint64_t slot_floor_bytes(const ExpertLayout& layout);
+
+// Spends at most `budget_bytes`: staging first (what one token's layer calls, n_used, or less when
+// the budget is small), then the same number of kept experts for every layer, because layers are
+// visited in a cycle and a pool without such floors would serve none of them. Whatever is left goes
+// to the first layers, one more each. nullopt-like: kBudget if below the floor.
+Result<SlotPlan> plan_slots(const ExpertLayout& layout, uint32_t n_used, uint64_t budget_bytes);
+
+}  // namespace offstage
