@@ -5,7 +5,13 @@
 // key or tensor, absolute offset, expected and actual (RELIABILITY: bad inputs), and parsing takes
 // memory of at most 4 x header + 16 MiB. Not thread-safe while opening; immutable after.
 //
-// Source of the format: the GGUF specification (ggml docs/gguf.md).
+// Stricter than the specification where a lax reader would hand out wrong weights: tensor data must
+// follow the directory in its order without overlaps or holes (every known writer does so), padding
+// in front of it must be zero, and nothing but padding may follow the last tensor. A tensor count
+// that is one off, or an offset with a flipped bit, can't pass.
+//
+// Source of the format: the GGUF specification (ggml docs/gguf.md), versions 2 and 3,
+// little-endian.
 #pragma once
 
 #include <array>
@@ -15,7 +21,7 @@
 #include <span>
 #include <string>
 #include <string_view>
-#include <unordered_map>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -41,6 +47,20 @@ enum class GgufValueType : uint32_t {
 };
 std::string_view gguf_value_type_name(GgufValueType type);
 
+// What a header may claim at most. Real ones stay below a third of each (the largest vocabularies
+// have 262 k tokens and 515 k merges: 16 MiB of header), and memory stays bounded whatever a file
+// says.
+inline constexpr uint64_t kGgufHeaderBytesMax = 64ull << 20;
+inline constexpr uint64_t kGgufKeysMax = 1 << 16;
+inline constexpr uint64_t kGgufTensorsMax = 1 << 16;  // per shard
+inline constexpr uint64_t kGgufKeyBytesMax = (1 << 16) - 1;
+inline constexpr uint64_t kGgufNameBytesMax = 64;  // of a tensor
+inline constexpr uint64_t kGgufStringBytesMax = 16ull << 20;
+inline constexpr uint64_t kGgufArrayElementsMax = 1 << 22;
+// 8-bit elements widen to 8 bytes each, so all of a file's arrays of them share this lower limit.
+inline constexpr uint64_t kGgufByteElementsMax = 1 << 21;
+inline constexpr uint64_t kGgufAlignmentMax = 2ull << 20;
+
 // Every integer widens to int64/uint64, every float to double; arrays of them likewise.
 struct GgufArray {
   GgufValueType element_type = GgufValueType::kUint8;
@@ -53,6 +73,7 @@ struct GgufArray {
 struct GgufValue {
   GgufValueType type = GgufValueType::kUint8;
   uint64_t offset = 0;  // absolute, of the value in its file: for messages
+  uint32_t shard = 0;   // index into GgufModel::shards(): which file that is
   std::variant<uint64_t, int64_t, double, bool, std::string, GgufArray> value;
 };
 
@@ -75,6 +96,7 @@ struct GgufShard {
   uint64_t header_bytes = 0;  // where tensor data starts
   uint32_t version = 0;
   uint32_t alignment = 32;
+  uint64_t tensors = 0;
 };
 
 class GgufModel {
@@ -94,10 +116,12 @@ class GgufModel {
   Result<const GgufTensor*> tensor(std::string_view name) const;    // kNotFound if absent
 
   const GgufValue* find(std::string_view key) const;  // nullptr if absent
+  // File order. Shards after the first add only the keys that no shard before them has.
   std::span<const std::pair<std::string, GgufValue>> metadata() const { return metadata_; }
 
   // Typed access. Absent key: nullopt (find_*) or kNotFound (require_*). Wrong type or out of
-  // range: kCorrupt naming file, key, offset, expected and actual type.
+  // range (a negative count, a NaN): kCorrupt naming file, key, offset, expected and actual. A uint
+  // may be stored as any integer type, a float as float32 or float64.
   Result<std::optional<uint64_t>> find_uint(std::string_view key) const;
   Result<std::optional<double>> find_float(std::string_view key) const;
   Result<std::optional<bool>> find_bool(std::string_view key) const;
@@ -115,8 +139,10 @@ class GgufModel {
   std::vector<GgufShard> shards_;
   std::vector<GgufTensor> tensors_;
   std::vector<std::pair<std::string, GgufValue>> metadata_;
-  std::unordered_map<std::string, size_t> metadata_index_;
-  std::unordered_map<std::string, size_t> tensor_index_;
+  // Places in tensors_ and metadata_ in order of name: 4 bytes an entry, where a map of names would
+  // break the memory bound (a tensor's entry may be as short as 33 bytes).
+  std::vector<uint32_t> tensors_by_name_;
+  std::vector<uint32_t> metadata_by_key_;
   friend class GgufParser;
 };
 
