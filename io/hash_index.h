@@ -7,11 +7,11 @@
 // rebuilt, announced, when that changed.
 //
 // A piece is unknown, provisional (one physical read agreed with nothing) or confirmed (two
-// physical reads agreed, or `inspect --verify` / `pack` wrote it). See verdict().
+// physical reads agreed, or `inspect --verify` / `pack` wrote it). See judge(). The bytes of the
+// file are documented in index_file.h. Not thread-safe: one owner judges and saves.
 #pragma once
 
 #include <cstdint>
-#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -19,6 +19,7 @@
 #include "base/notices.h"
 #include "base/result.h"
 #include "io/gguf.h"
+#include "io/index_file.h"
 
 namespace offstage {
 
@@ -43,14 +44,17 @@ class HashIndex {
  public:
   // `pieces_per_tensor[i]`: 1, or the number of experts of tensor i. Loads an index whose identity
   // fits, else starts an empty one (announced, subject "hash_index", if one was there but stale,
-  // damaged or of another version).
+  // damaged or of another version). Of two fitting indexes (beside the model and in the cache
+  // folder) the one that knows more is taken. Errors: a shard that can't be read any more
+  // (kNotFound, kPermission, kIo), or whose size isn't what `model` has (kCorrupt).
   static Result<HashIndex> open(const GgufModel& model, std::vector<uint32_t> pieces_per_tensor,
                                 Notices& notices);
   // Nothing on disk (tests).
   static HashIndex in_memory(std::vector<uint32_t> pieces_per_tensor);
 
   // Judges one physical read and remembers what it taught. After kConflict the piece awaits the
-  // deciding read: its hash must equal one of the two (then kConfirmed), else kMismatch.
+  // deciding read: its hash must equal one of the two (then kConfirmed), else kMismatch, and the
+  // piece goes on waiting. A mismatch never changes what is known.
   HashVerdict judge(PieceId piece, PieceHash hash);
   // Sets a piece as confirmed (inspect --verify, pack).
   void confirm(PieceId piece, PieceHash hash);
@@ -58,8 +62,8 @@ class HashIndex {
   struct Counts {
     uint64_t pieces = 0, confirmed = 0, provisional = 0, conflicts = 0, mismatches = 0;
   };
-  Counts counts() const;
-  bool complete() const { return counts().confirmed == counts().pieces; }
+  Counts counts() const { return counts_; }
+  bool complete() const { return counts_.confirmed == counts_.pieces; }
 
   // Writes the file if anything changed: temporary name, fsync, rename. An unwritable place is
   // announced once and not an error.
@@ -67,16 +71,24 @@ class HashIndex {
   const std::string& path() const { return path_; }  // empty: in memory only
 
  private:
+  enum class State : uint8_t { kUnknown, kProvisional, kConfirmed, kConflict };
   struct Piece {
     PieceHash hash = 0;
-    PieceHash rival = 0;
-    uint8_t state = 0;
+    PieceHash rival = 0;  // in a conflict: what the second read had
+    State state = State::kUnknown;
   };
+  explicit HashIndex(const std::vector<uint32_t>& pieces_per_tensor);
+  size_t place_of(PieceId piece) const;
+  void settle(Piece& piece, PieceHash hash);  // confirmed from now on
+  void load(const IndexContents& contents);
+  IndexContents contents() const;
+
   std::string path_;
-  uint64_t identity_[4] = {};
+  std::vector<std::string> places_;  // where the file may lie, best first
+  IndexIdentity identity_;
   std::vector<uint64_t> first_piece_;  // of tensor i; one past the end at the back
   std::vector<Piece> pieces_;
-  uint64_t conflicts_ = 0, mismatches_ = 0;
+  Counts counts_;
   bool dirty_ = false;
 };
 
