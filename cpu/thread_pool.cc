@@ -1,0 +1,164 @@
+#include "cpu/thread_pool.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <latch>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "base/check.h"
+#include "cpu/topology.h"
+
+namespace offstage {
+namespace {
+
+// Longer than the serial gaps between the matrices of one layer, shorter than anything a person or
+// a drive notices. Sleeping costs the next call a wake-up of 5–50 µs.
+constexpr auto kSpin = std::chrono::microseconds(20);
+
+// Chunks per worker: enough that a worker slowed by the io thread loses little, few enough that
+// each streams a long piece of the weights.
+constexpr uint32_t kChunksPerWorker = 4;
+
+void relax() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#else
+  std::this_thread::yield();
+#endif
+}
+
+template <typename Condition>
+bool spin_until(Condition&& condition) {
+  const auto deadline = std::chrono::steady_clock::now() + kSpin;
+  do {
+    for (int i = 0; i < 16; ++i) {
+      if (condition()) return true;
+      relax();
+    }
+  } while (std::chrono::steady_clock::now() < deadline);
+  return condition();
+}
+
+}  // namespace
+
+// A job is open from run()'s start until its caller finds no chunk left. A worker joins by raising
+// the count of an *open* job, and only then reads the job's fields; the caller waits for those who
+// joined and for nobody else, so a worker that wakes late costs nothing.
+struct ThreadPool::State {
+  static constexpr uint32_t kOpen = 1u << 31;
+
+  alignas(64) std::atomic<uint32_t> generation{0};  // changes at every job, workers sleep on it
+  alignas(64) std::atomic<uint32_t> joined{0};      // workers inside, | kOpen
+  alignas(64) std::atomic<uint32_t> next{0};
+  alignas(64) std::atomic<bool> stop{false};
+  uint32_t n = 0, chunk = 0;
+  void* context = nullptr;
+  Trampoline trampoline = nullptr;
+  std::vector<std::thread> workers;
+
+  void take_chunks(uint32_t worker) {
+    for (;;) {
+      const uint32_t begin = next.fetch_add(chunk, std::memory_order_relaxed);
+      if (begin >= n) return;
+      trampoline(context, begin, std::min(n, begin + chunk), worker);
+    }
+  }
+
+  bool join() {
+    uint32_t seen = joined.load(std::memory_order_relaxed);
+    while ((seen & kOpen) != 0)
+      if (joined.compare_exchange_weak(seen, seen + 1, std::memory_order_acquire)) return true;
+    return false;
+  }
+
+  void leave() {
+    // The last one out of a closed job wakes the caller.
+    if (joined.fetch_sub(1, std::memory_order_release) == 1) joined.notify_all();
+  }
+
+  void work(uint32_t worker) {
+    uint32_t seen = 0;
+    for (;;) {
+      const auto changed = [&] { return generation.load(std::memory_order_acquire) != seen; };
+      if (!spin_until(changed)) generation.wait(seen, std::memory_order_acquire);
+      seen = generation.load(std::memory_order_acquire);
+      if (stop.load(std::memory_order_relaxed)) return;
+      if (!join()) continue;
+      take_chunks(worker);
+      leave();
+    }
+  }
+};
+
+ThreadPool::ThreadPool(uint32_t threads, Notices& notices) : state_(std::make_unique<State>()) {
+  const Topology topology = read_topology();
+  const auto n_cores = static_cast<uint32_t>(topology.core_processors.size());
+  if (threads == 0) {
+    threads = std::max(1u, n_cores);
+    if (topology.quota_cores != 0 && topology.quota_cores < threads) {
+      notices.add("threads", fmt::format("{} of {} cores used: the control group's quota pays for "
+                                         "no more",
+                                         topology.quota_cores, threads));
+      threads = topology.quota_cores;
+    }
+  }
+  const bool bind = threads <= n_cores;
+  if (!bind && threads > 1) {
+    notices.add("threads",
+                fmt::format("{} threads on {} physical cores: not bound", threads, n_cores));
+  }
+  // The caller is worker 0 and stays unbound: threads that it starts later (io) would inherit its
+  // mask. The others leave it the first core.
+  std::latch started(threads);
+  for (uint32_t worker = 1; worker < threads; ++worker) {
+    const uint32_t processor = bind ? topology.core_processors[worker] : 0;
+    state_->workers.emplace_back([this, worker, bind, processor, &notices, &started] {
+      if (bind) {
+        if (const Status bound = bind_this_thread(processor); !bound)
+          notices.add("threads", bound.error().message);
+      }
+      started.count_down();
+      state_->work(worker);
+    });
+  }
+  started.arrive_and_wait();  // refusals are known before anyone prints the notices
+}
+
+ThreadPool::~ThreadPool() {
+  state_->stop.store(true, std::memory_order_relaxed);
+  state_->generation.fetch_add(1, std::memory_order_release);
+  state_->generation.notify_all();
+  for (std::thread& worker : state_->workers) worker.join();
+}
+
+uint32_t ThreadPool::size() const { return static_cast<uint32_t>(state_->workers.size()) + 1; }
+
+void ThreadPool::run(uint32_t n, uint32_t grain, void* context, Trampoline trampoline) {
+  if (n == 0) return;
+  grain = std::max(1u, grain);
+  if (size() == 1 || n <= grain) return trampoline(context, 0, n, 0);
+  State& state = *state_;
+  const uint32_t pieces = size() * kChunksPerWorker;
+  const uint32_t chunk = ((n + pieces - 1) / pieces + grain - 1) / grain * grain;
+  // `next` overshoots by at most one chunk per worker.
+  CHECK_LE(uint64_t{n} + uint64_t{chunk} * (size() + 1), uint64_t{UINT32_MAX});
+  state.n = n;
+  state.chunk = chunk;
+  state.context = context;
+  state.trampoline = trampoline;
+  state.next.store(0, std::memory_order_relaxed);
+  state.joined.store(State::kOpen, std::memory_order_release);
+  state.generation.fetch_add(1, std::memory_order_release);
+  state.generation.notify_all();
+  state.take_chunks(0);
+  state.joined.fetch_and(~State::kOpen, std::memory_order_acquire);
+  const auto alone = [&] { return state.joined.load(std::memory_order_acquire) == 0; };
+  if (spin_until(alone)) return;
+  for (uint32_t inside; (inside = state.joined.load(std::memory_order_acquire)) != 0;)
+    state.joined.wait(inside, std::memory_order_acquire);
+}
+
+}  // namespace offstage
