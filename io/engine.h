@@ -50,14 +50,25 @@ struct IoEngineOptions {
   std::vector<std::span<std::byte>> buffers;
 };
 
+// Facts about an engine's work so far: what reports say and tests prove.
+struct IoEngineCounters {
+  uint64_t reads = 0;          // completed
+  uint64_t fixed_reads = 0;    // of them into registered memory
+  uint64_t submit_calls = 0;   // syscalls that gave reads to the kernel
+  uint32_t in_flight_max = 0;  // most reads that the kernel had at once
+};
+
 class IoEngine {
  public:
+  // Waits for the reads that the kernel still has (uring: at most 10 s, then leaves the ring to
+  // the kernel): after it, buffers are the caller's again.
   virtual ~IoEngine() = default;
 
   virtual std::string_view name() const = 0;             // "uring", "threads", "fault(uring)"
   virtual bool direct_io(uint32_t file) const = 0;       // proven by a real read at open
   virtual uint64_t file_bytes(uint32_t file) const = 0;  // at open
   virtual uint32_t depth() const = 0;
+  virtual IoEngineCounters counters() const { return {}; }  // any thread
 
   // Takes as many requests, from the front, as there is depth for; returns how many.
   virtual size_t submit(std::span<const ReadRequest> requests) = 0;
@@ -66,7 +77,8 @@ class IoEngine {
   // `timeout_ns` has passed (0: only what is there). Returns how many.
   virtual size_t reap(std::span<ReadCompletion> out, int64_t timeout_ns) = 0;
 
-  // Wakes a reap() that another thread is in, once. Async-signal-safe.
+  // Wakes a waiting reap() of another thread, or makes the next waiting one return at once; once.
+  // Async-signal-safe. (A reap() of timeout 0 neither waits nor uses the interruption up.)
   virtual void interrupt() = 0;
 };
 

@@ -48,6 +48,8 @@ struct ReadSchedulerOptions {
   uint32_t block_bytes = 1u << 20;  // largest single read
   uint32_t retries_max = 3;         // per block, for errors that may pass
   int64_t deadline_ns = 30'000'000'000;
+  // Blocks of prefetch jobs in flight at most, so that a demand read finds the drive's queue short.
+  uint32_t prefetch_depth = 0;  // 0: the engine's depth
 };
 
 struct ReadCounters {
@@ -62,9 +64,11 @@ class ReadScheduler {
  public:
   ReadScheduler(IoEngine& engine, std::vector<std::string> paths, const Clock& clock,
                 ReadSchedulerOptions options, uint32_t jobs_max);
+  // Waits for blocks that the engine still has, at most the deadline or 10 s.
   ~ReadScheduler();
 
-  void start(const ReadJob& job);  // at most jobs_max unfinished and quarantined (CHECK)
+  void start(const ReadJob& job);             // at most jobs_max unfinished and quarantined (CHECK)
+  void start(std::span<const ReadJob> jobs);  // together: one hand-over to the engine
 
   // Moves finished jobs to `out`; waits up to `timeout_ns` for the first. A wait without any job
   // unfinished returns 0 at once.
@@ -74,7 +78,8 @@ class ReadScheduler {
   // completed: their buffers may be used again. Filled by reap().
   std::vector<uint64_t> take_released();
 
-  size_t unfinished() const;
+  size_t unfinished() const;   // started and not yet handed out by reap()
+  size_t quarantined() const;  // handed out with buffer_free = false and not yet released
   const ReadCounters& counters() const;
 
  private:
@@ -82,7 +87,8 @@ class ReadScheduler {
   std::unique_ptr<State> state_;
 };
 
-// start() one job, wait for it: for loading dense tensors and for tests.
+// start() one job, wait for it: for loading dense tensors and for tests. No other job may be
+// unfinished. After kDeadline the buffer may still be written to: see take_released().
 Status read_extent(ReadScheduler& scheduler, const ReadJob& job);
 
 }  // namespace offstage
