@@ -1,0 +1,228 @@
+"""Model shapes, their tensors, and which ggml type each tensor takes under a quantisation recipe.
+
+A tensor is (name, ne, role): ne in GGUF order (fastest first), names and shapes as GGUF readers of
+the four architectures expect them. Roles say how weights are drawn (make_model.py) and which recipe
+applies.
+"""
+
+from dataclasses import dataclass, field
+
+from .blocks import BLOCK, T
+
+
+@dataclass(frozen=True)
+class Shape:
+    arch: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    experts: int
+    top_k: int
+    expert_ff: int
+    vocab: int
+    shared_ff: int = 0
+    dense_ff: int = (
+        0  # the family's feed_forward_length where it isn't the experts' (metadata only)
+    )
+    rope_base: float = 1e6
+    norm_eps: float = 1e-6
+    context: int = 32768
+    pre: str = "qwen2"  # "" means a SentencePiece-style vocabulary
+
+
+SHAPES = {
+    "mixtral-8x7b": Shape("llama", 32, 4096, 32, 8, 128, 8, 2, 14336, 32000, norm_eps=1e-5, pre=""),
+    "qwen3-30b-a3b": Shape(
+        "qwen3moe", 48, 2048, 32, 4, 128, 128, 8, 768, 151936, dense_ff=6144, context=40960
+    ),
+    "olmoe-7b": Shape(
+        "olmoe",
+        16,
+        2048,
+        16,
+        16,
+        128,
+        64,
+        8,
+        1024,
+        50304,
+        rope_base=1e4,
+        norm_eps=1e-5,
+        context=4096,
+        pre="olmo",
+    ),
+    "qwen2moe-57b-a14b": Shape(
+        "qwen2moe", 28, 3584, 28, 4, 128, 64, 8, 2560, 151936, shared_ff=20480, dense_ff=18944
+    ),
+    # Everything divides by 256, so every quantisation fits. Small: experts beyond a budget of tens
+    # of MB.
+    "small-qwen3moe": Shape("qwen3moe", 12, 512, 8, 2, 64, 64, 8, 256, 8192, dense_ff=1536),
+    "tiny-mixtral": Shape("llama", 4, 256, 4, 2, 64, 8, 2, 512, 2048, norm_eps=1e-5, pre=""),
+    "tiny-olmoe": Shape(
+        "olmoe", 4, 256, 4, 4, 64, 32, 4, 256, 2048, rope_base=1e4, norm_eps=1e-5, pre="olmo"
+    ),
+    "tiny-qwen2moe": Shape(
+        "qwen2moe", 4, 256, 4, 2, 64, 16, 4, 256, 2048, shared_ff=512, dense_ff=1024
+    ),
+    "tiny-qwen3moe": Shape("qwen3moe", 4, 256, 4, 2, 128, 32, 4, 256, 2048, dense_ff=768),
+}
+
+QUANTS = [
+    "F32",
+    "F16",
+    "BF16",
+    "Q8_0",
+    "Q4_0",
+    "Q5_0",
+    "Q2_K",
+    "Q3_K",
+    "Q4_K",
+    "Q5_K",
+    "Q6_K",
+    "MXFP4",
+    "Q4_K_M",
+]
+# general.file_type, as llama.cpp numbers it; informative only.
+FILE_TYPE = {
+    "F32": 0,
+    "F16": 1,
+    "Q4_0": 2,
+    "Q8_0": 7,
+    "Q5_0": 8,
+    "Q2_K": 10,
+    "Q3_K": 11,
+    "Q4_K": 14,
+    "Q4_K_M": 15,
+    "Q5_K": 16,
+    "Q6_K": 18,
+    "BF16": 32,
+    "MXFP4": 38,
+}
+
+
+@dataclass
+class Tensor:
+    name: str
+    ne: tuple
+    # embedding output norm head_norm bias router shared_gate in attn_v attn_k attn_out down
+    role: str
+    layer: int = -1
+    qtype: T = T.F32
+    bytes: int = field(default=0)
+
+    @property
+    def rows(self):
+        n = 1
+        for extent in self.ne[1:]:
+            n *= extent
+        return n
+
+    @property
+    def row_bytes(self):
+        per_block, block_bytes = BLOCK[self.qtype]
+        return self.ne[0] // per_block * block_bytes
+
+
+def _layer_tensors(s, i):
+    q, kv = s.heads * s.head_dim, s.kv_heads * s.head_dim
+    b = f"blk.{i}."
+    yield Tensor(b + "attn_norm.weight", (s.hidden,), "norm", i)
+    for name, width, role in (("q", q, "in"), ("k", kv, "attn_k"), ("v", kv, "attn_v")):
+        yield Tensor(f"{b}attn_{name}.weight", (s.hidden, width), role, i)
+        if s.arch == "qwen2moe":
+            yield Tensor(f"{b}attn_{name}.bias", (width,), "bias", i)
+    yield Tensor(b + "attn_output.weight", (q, s.hidden), "attn_out", i)
+    if s.arch in ("olmoe", "qwen3moe"):  # QK-norm over the whole row, or per head
+        yield Tensor(
+            b + "attn_q_norm.weight", (q if s.arch == "olmoe" else s.head_dim,), "head_norm", i
+        )
+        yield Tensor(
+            b + "attn_k_norm.weight", (kv if s.arch == "olmoe" else s.head_dim,), "head_norm", i
+        )
+    yield Tensor(b + "ffn_norm.weight", (s.hidden,), "norm", i)
+    yield Tensor(b + "ffn_gate_inp.weight", (s.hidden, s.experts), "router", i)
+    yield Tensor(b + "ffn_gate_exps.weight", (s.hidden, s.expert_ff, s.experts), "in", i)
+    yield Tensor(b + "ffn_up_exps.weight", (s.hidden, s.expert_ff, s.experts), "in", i)
+    yield Tensor(b + "ffn_down_exps.weight", (s.expert_ff, s.hidden, s.experts), "down", i)
+    if s.shared_ff:
+        yield Tensor(b + "ffn_gate_inp_shexp.weight", (s.hidden,), "shared_gate", i)
+        yield Tensor(b + "ffn_gate_shexp.weight", (s.hidden, s.shared_ff), "in", i)
+        yield Tensor(b + "ffn_up_shexp.weight", (s.hidden, s.shared_ff), "in", i)
+        yield Tensor(b + "ffn_down_shexp.weight", (s.shared_ff, s.hidden), "down", i)
+
+
+def _more_bits(layer, n_layers):
+    """The layers that Q4_K_M gives more bits: the first and last eighth, and every third
+    between."""
+    eighth = n_layers // 8
+    return layer < eighth or layer >= 7 * n_layers // 8 or (layer - eighth) % 3 == 2
+
+
+def _type_of(t, s, quant):
+    if t.role in ("norm", "head_norm", "bias", "router", "shared_gate"):
+        return T.F32
+    if quant == "MXFP4":  # the published files of this kind keep all but the experts at 8 bits
+        return T.MXFP4 if "_exps" in t.name else T.Q8_0
+    if quant != "Q4_K_M":
+        return T[quant]
+    if t.role == "output":
+        return T.Q6_K
+    if s.experts == 8 and t.role in ("attn_v", "attn_k"):
+        return T.Q8_0
+    if s.experts == 8 and t.role == "attn_out":
+        return T.Q5_K
+    if t.role in ("attn_v", "down") and _more_bits(t.layer, s.layers):
+        return T.Q6_K
+    return T.Q4_K
+
+
+def tensors_of(shape, quant):
+    """All tensors in file order, with types and sizes."""
+    out = [Tensor("token_embd.weight", (shape.hidden, shape.vocab), "embedding")]
+    for i in range(shape.layers):
+        out.extend(_layer_tensors(shape, i))
+    out.append(Tensor("output_norm.weight", (shape.hidden,), "norm"))
+    out.append(Tensor("output.weight", (shape.hidden, shape.vocab), "output"))
+    for t in out:
+        t.qtype = _type_of(t, shape, quant)
+        if t.ne[0] % BLOCK[t.qtype][0]:
+            raise ValueError(
+                f"{t.name}: rows of {t.ne[0]} do not divide into {t.qtype.name} blocks"
+            )
+        t.bytes = t.row_bytes * t.rows
+    return out
+
+
+def metadata_of(shape, quant, name):
+    """Key → (GGUF value type name, value), without the tokenizer's."""
+    a = shape.arch
+    meta = {
+        "general.architecture": ("str", a),
+        "general.type": ("str", "model"),
+        "general.name": ("str", name),
+        "general.file_type": ("u32", FILE_TYPE[quant]),
+        "general.quantization_version": ("u32", 2),
+        f"{a}.block_count": ("u32", shape.layers),
+        f"{a}.context_length": ("u32", shape.context),
+        f"{a}.embedding_length": ("u32", shape.hidden),
+        f"{a}.feed_forward_length": ("u32", shape.dense_ff or shape.expert_ff),
+        f"{a}.attention.head_count": ("u32", shape.heads),
+        f"{a}.attention.head_count_kv": ("u32", shape.kv_heads),
+        f"{a}.rope.freq_base": ("f32", shape.rope_base),
+        f"{a}.attention.layer_norm_rms_epsilon": ("f32", shape.norm_eps),
+        f"{a}.expert_count": ("u32", shape.experts),
+        f"{a}.expert_used_count": ("u32", shape.top_k),
+    }
+    if a in ("qwen2moe", "qwen3moe"):
+        meta[f"{a}.expert_feed_forward_length"] = ("u32", shape.expert_ff)
+    if shape.shared_ff:
+        meta[f"{a}.expert_shared_feed_forward_length"] = ("u32", shape.shared_ff)
+    if a in ("llama", "qwen3moe"):
+        meta[f"{a}.attention.key_length"] = ("u32", shape.head_dim)
+        meta[f"{a}.attention.value_length"] = ("u32", shape.head_dim)
+    if a == "llama":
+        meta["llama.vocab_size"] = ("u32", shape.vocab)
+        meta["llama.rope.dimension_count"] = ("u32", shape.head_dim)
+    return meta
