@@ -1,9 +1,10 @@
 // Text ↔ token ids, from the vocabulary that a GGUF carries.
 //
 // Two families: byte-level BPE (`tokenizer.ggml.model` = "gpt2", split by one of the named
-// pre-tokenizers) and SentencePiece-style BPE by score (`llama`). Linear and iterative in the
-// text's length, 256 KiB runs of one letter included. Immutable after creation, so any thread may
-// encode.
+// pre-tokenizers) and SentencePiece-style BPE by score (`llama`). Iterative, and O(n log n) at
+// worst in the text's length, 256 KiB runs of one letter included. Immutable after creation, so any
+// thread may encode. Text is bytes: ill-formed UTF-8 is encoded byte by byte and comes back
+// unchanged.
 #pragma once
 
 #include <cstdint>
@@ -13,13 +14,14 @@
 #include <string_view>
 #include <vector>
 
+#include "base/notices.h"
 #include "base/result.h"
 #include "base/types.h"
 
 namespace offstage {
 
-// The facts a vocabulary is built from: `tokenizer.ggml.*` of a GGUF, already typed. Filled by
-// src/runtime (this folder doesn't know the file format).
+// The facts a vocabulary is built from: `tokenizer.ggml.*` of a GGUF, already typed. Filled from
+// the file by vocabulary.h.
 struct VocabularyFacts {
   std::string source;  // file name, for messages
   std::string model;   // tokenizer.ggml.model: "gpt2" or "llama"
@@ -37,29 +39,53 @@ struct EncodeOptions {
   bool parse_special = false;  // text such as "<|im_start|>" becomes its one token
 };
 
+class SpecialTokens;
+
 class Tokenizer {
  public:
-  virtual ~Tokenizer() = default;
+  virtual ~Tokenizer();
 
   // Errors: unsupported model or pre-tokenizer (named, with the supported ones), merges that name
-  // unknown tokens, byte tokens out of range, ids past the vocabulary, duplicate tokens.
-  static Result<std::unique_ptr<Tokenizer>> create(VocabularyFacts facts);
+  // unknown tokens, byte tokens out of range, ids past the vocabulary, duplicate tokens, lists of
+  // differing lengths. Announces (subject "tokenizer") a missing pre-tokenizer name and bytes that
+  // no token stands for.
+  static Result<std::unique_ptr<Tokenizer>> create(VocabularyFacts facts,
+                                                   Notices* notices = nullptr);
 
-  virtual std::vector<TokenId> encode(std::string_view text, EncodeOptions options) const = 0;
+  // User-defined tokens are found in the text in any case, control tokens if `parse_special`: at
+  // each position the longest, from the left. Cost beyond merging: the text's length times the
+  // longest special token's, at worst. Bytes that neither a token nor an unknown token stands for
+  // are left out (announced by create()).
+  std::vector<TokenId> encode(std::string_view text, EncodeOptions options) const;
 
-  // The bytes of one token; a UTF-8 character may be split over several. Control tokens give their
-  // text only if `special`.
-  virtual std::string piece(TokenId id, bool special) const = 0;
-  // The text of many tokens ("llama": without the space that encoding put in front).
-  virtual std::string decode(const std::vector<TokenId>& ids, bool special) const = 0;
+  // The bytes of one token; a UTF-8 character may be split over several. Control, unknown and
+  // unused tokens give their text only if `special`. Empty for an id outside the vocabulary.
+  std::string piece(TokenId id, bool special) const;
+  // The text of many tokens ("llama": without the space that encoding put at the very front; those
+  // it put after special tokens stay).
+  std::string decode(const std::vector<TokenId>& ids, bool special) const;
 
   size_t vocabulary_size() const { return facts_.tokens.size(); }
+  // As given, with every default filled in (types, ids, flags) and without the merges, which are
+  // 10 MB of text that nobody reads twice.
   const VocabularyFacts& facts() const { return facts_; }
-  bool is_end_of_generation(TokenId id) const;  // eos, eot, and control tokens known as such
+  // eos, eot, and tokens known by their text to end a turn ("<|im_end|>", "<|return|>" …).
+  bool is_end_of_generation(TokenId id) const;
 
  protected:
-  explicit Tokenizer(VocabularyFacts facts) : facts_(std::move(facts)) {}
+  explicit Tokenizer(VocabularyFacts facts);
+
+  // Appends the ids of text without special tokens: it begins at the start of the whole text, or
+  // right after a special token.
+  virtual void encode_text(std::string_view text, std::vector<TokenId>& ids) const = 0;
+
   VocabularyFacts facts_;
+  std::vector<std::string> pieces_;  // by id: the bytes a token stands for
+
+ private:
+  std::unique_ptr<const SpecialTokens> user_defined_;
+  std::unique_ptr<const SpecialTokens> all_special_;
+  std::vector<TokenId> end_of_generation_;  // ascending
 };
 
 }  // namespace offstage
