@@ -1,0 +1,200 @@
+// offstage inspect: what a file holds, where every expert lies, and whether its bytes are right.
+#include <memory>
+
+#include "app/command.h"
+#include "app/model_flags.h"
+#include "app/run_report.h"
+#include "app/terminal.h"
+#include "base/units.h"
+#include "runtime/kv_cache.h"
+#include "runtime/verify.h"
+
+namespace offstage {
+namespace {
+
+struct InspectFlags {
+  std::string model;
+  bool tensors = false, experts = false, verify = false, json = false;
+};
+
+// The figures a person asks for first.
+struct Card {
+  const ModelFile& file;
+  ExpertLayout layout;
+  uint64_t dense_bytes = 0, kv_bytes_per_1k = 0;
+
+  explicit Card(const ModelFile& f) : file(f), layout(f.expert_layout()) {
+    for (const GgufTensor* tensor : f.tensors.dense()) dense_bytes += tensor->bytes;
+    const auto shape = KvCache::shape_of(f.spec, KvType::kF16, KvType::kF16);
+    kv_bytes_per_1k = shape.page_bytes() * (1024 / kKvBlockPositions);
+  }
+};
+
+void print_card(const Card& card) {
+  const ModelSpec& spec = card.file.spec;
+  fmt::print("{}\n", spec.name);
+  fmt::print("  architecture   {}\n", spec.architecture);
+  fmt::print("  parameters     {} total, {} active per token\n",
+             format_count(card.file.total_params()), format_count(card.file.active_params()));
+  fmt::print("  layers         {} of width {}, {} heads ({} KV) of {}\n", spec.n_layers,
+             spec.hidden, spec.attention.n_heads, spec.attention.n_kv_heads,
+             spec.attention.head_dim_k);
+  fmt::print("  experts        {} per layer, top-{}, width {}{}\n", spec.router.n_experts,
+             spec.router.n_used, spec.expert_ffn,
+             spec.shared_ffn == 0 ? "" : fmt::format(", shared width {}", spec.shared_ffn));
+  fmt::print("  vocabulary     {}, context {}\n", spec.n_vocab, spec.context_train);
+  fmt::print("  file           {} in {} shard(s)\n",
+             format_bytes(card.file.gguf.total_file_bytes()), card.file.gguf.shards().size());
+  fmt::print("  experts' bytes {} ({} each), dense {}\n",
+             format_bytes(card.layout.total_expert_bytes()),
+             format_bytes(card.layout.expert_bytes(LayerIndex(0))), format_bytes(card.dense_bytes));
+  fmt::print("  KV cache       {} per 1k tokens (f16)\n", format_bytes(card.kv_bytes_per_1k));
+}
+
+void print_tensors(const GgufModel& gguf) {
+  for (const GgufTensor& tensor : gguf.tensors())
+    fmt::print("{:<40} {:<6} [{}] shard {} offset {} bytes {}\n", tensor.name,
+               tensor_type_traits(tensor.type).name,
+               fmt::join(tensor.dims.begin(), tensor.dims.begin() + tensor.n_dims, ", "),
+               tensor.shard, tensor.offset, tensor.bytes);
+}
+
+template <typename Each>
+void for_each_expert_extent(const ExpertLayout& layout, Each&& each) {
+  for (uint32_t l = 0; l < layout.n_layers(); ++l)
+    for (uint32_t e = 0; e < layout.n_experts(); ++e)
+      for (uint32_t m = 0; m < kExpertMatrices; ++m) {
+        const auto matrix = static_cast<ExpertMatrix>(m);
+        each(l, e, layout.tensor_name(LayerIndex(l), matrix),
+             layout.extent(LayerIndex(l), ExpertId(e), matrix));
+      }
+}
+
+nlohmann::ordered_json card_json(const Card& card) {
+  const ModelSpec& spec = card.file.spec;
+  nlohmann::ordered_json json;
+  json["schema"] = "offstage.inspect/1";
+  json["model"] = card.file.gguf.path();
+  json["name"] = spec.name;
+  json["architecture"] = spec.architecture;
+  json["total_params"] = card.file.total_params();
+  json["active_params"] = card.file.active_params();
+  json["layers"] = spec.n_layers;
+  json["hidden"] = spec.hidden;
+  json["experts_per_layer"] = spec.router.n_experts;
+  json["experts_used"] = spec.router.n_used;
+  json["expert_width"] = spec.expert_ffn;
+  json["shared_width"] = spec.shared_ffn;
+  json["vocabulary"] = spec.n_vocab;
+  json["context"] = spec.context_train;
+  json["file_bytes"] = card.file.gguf.total_file_bytes();
+  json["experts_bytes"] = card.layout.total_expert_bytes();
+  json["expert_bytes"] = card.layout.expert_bytes(LayerIndex(0));
+  json["dense_bytes"] = card.dense_bytes;
+  json["kv_bytes_per_1k_tokens"] = card.kv_bytes_per_1k;
+  return json;
+}
+
+void add_listings(const InspectFlags& flags, const Card& card, nlohmann::ordered_json& json) {
+  if (flags.tensors) {
+    auto list = nlohmann::ordered_json::array();
+    for (const GgufTensor& tensor : card.file.gguf.tensors())
+      list.push_back(
+          {{"name", tensor.name},
+           {"type", tensor_type_traits(tensor.type).name},
+           {"shape", std::vector(tensor.dims.begin(), tensor.dims.begin() + tensor.n_dims)},
+           {"shard", tensor.shard},
+           {"offset", tensor.offset},
+           {"bytes", tensor.bytes}});
+    json["tensors"] = std::move(list);
+  }
+  if (flags.experts) {
+    auto list = nlohmann::ordered_json::array();
+    for_each_expert_extent(card.layout, [&](uint32_t layer, uint32_t expert,
+                                            const std::string& tensor, const Extent& extent) {
+      list.push_back({{"layer", layer},
+                      {"expert", expert},
+                      {"tensor", tensor},
+                      {"shard", extent.file},
+                      {"offset", extent.offset},
+                      {"bytes", extent.bytes}});
+    });
+    json["expert_extents"] = std::move(list);
+  }
+}
+
+Result<VerifyReport> verify(const ModelFile& file, Notices& notices) {
+  OFFSTAGE_TRY(HashIndex index, HashIndex::open(file.gguf, file.pieces_per_tensor(), notices));
+  IoEngineOptions io;
+  io.paths = file.paths();
+  OFFSTAGE_TRY(const auto engine, open_io_engine(io, notices));
+  ProgressBar bar("verify");
+  OFFSTAGE_TRY(VerifyReport report,
+               verify_model(file, index, *engine, notices, &install_interrupt_flag(),
+                            [&](uint64_t done, uint64_t total) { bar.update(done, total); }));
+  bar.finish();
+  OFFSTAGE_TRY_VOID(index.save(notices));
+  return report;
+}
+
+void print_verify(const VerifyReport& report) {
+  fmt::print("  verified       {} pieces, {}: {} agree with the index, {} added, {} mismatches\n",
+             report.pieces, format_bytes(report.bytes), report.already_known, report.added,
+             report.mismatch_count);
+  for (const std::string& line : report.mismatches) fmt::print("  mismatch       {}\n", line);
+}
+
+nlohmann::ordered_json verify_json(const VerifyReport& report) {
+  return {{"pieces", report.pieces},
+          {"bytes", report.bytes},
+          {"already_known", report.already_known},
+          {"added", report.added},
+          {"mismatch_count", report.mismatch_count},
+          {"mismatches", report.mismatches}};
+}
+
+Result<int> inspect(const InspectFlags& flags) {
+  OFFSTAGE_TRY(const auto file, ModelFile::open(flags.model));
+  const Card card(*file);
+  Notices notices;
+  NoticePrinter printer(notices);
+  nlohmann::ordered_json json = card_json(card);
+  if (!flags.json) print_card(card);
+  VerifyReport report;
+  if (flags.verify) {
+    OFFSTAGE_TRY(report, verify(*file, notices));
+    printer.print();
+    json["verify"] = verify_json(report);
+    if (!flags.json) print_verify(report);
+  }
+  if (flags.json) {
+    add_listings(flags, card, json);
+    json["fallbacks"] = notices_json(notices);
+    print_json(json);
+  } else {
+    if (flags.tensors) print_tensors(file->gguf);
+    if (flags.experts)
+      for_each_expert_extent(card.layout, [](uint32_t layer, uint32_t expert,
+                                             const std::string& tensor, const Extent& extent) {
+        fmt::print("layer {} expert {} {} shard {} offset {} bytes {}\n", layer, expert, tensor,
+                   extent.file, extent.offset, extent.bytes);
+      });
+  }
+  return report.mismatch_count == 0 ? kExitOk : kExitError;
+}
+
+}  // namespace
+
+void add_inspect_command(CLI::App& app, Command& chosen) {
+  auto flags = std::make_shared<InspectFlags>();
+  CLI::App* command = app.add_subcommand("inspect", "model card, tensors, experts, hashes");
+  add_model_flag(*command, flags->model);
+  command->add_flag("--tensors", flags->tensors, "list every tensor");
+  command->add_flag("--experts", flags->experts, "list every expert's extents");
+  command->add_flag("--verify", flags->verify,
+                    "read the whole file against the hash index, and fill the index");
+  command->add_flag("--json", flags->json, "one JSON object");
+  command->callback([flags, &chosen] { chosen = [flags] { return inspect(*flags); }; });
+}
+
+}  // namespace offstage

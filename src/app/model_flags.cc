@@ -1,0 +1,87 @@
+#include "app/model_flags.h"
+
+#include <array>
+#include <cstdlib>
+#include <utility>
+
+#include "base/units.h"
+
+namespace offstage {
+namespace {
+
+template <typename T, size_t N>
+Result<T> one_of(const char* flag, const std::string& text,
+                 const std::array<std::pair<const char*, T>, N>& choices) {
+  std::string names;
+  for (const auto& [name, value] : choices) {
+    if (text == name) return value;
+    names += (names.empty() ? "" : ", ") + std::string(name);
+  }
+  return make_error(ErrorCode::kInvalidArgument, "{}: expected one of {}, found '{}'", flag, names,
+                    text);
+}
+
+constexpr std::array kKvTypes = {std::pair("f16", KvType::kF16), std::pair("f32", KvType::kF32),
+                                 std::pair("q8_0", KvType::kQ8_0)};
+constexpr std::array kEngines = {std::pair("auto", IoEngineKind::kAuto),
+                                 std::pair("uring", IoEngineKind::kUring),
+                                 std::pair("threads", IoEngineKind::kThreads)};
+constexpr std::array kDirect = {std::pair("auto", DirectIo::kAuto), std::pair("on", DirectIo::kOn),
+                                std::pair("off", DirectIo::kOff)};
+
+}  // namespace
+
+void add_model_flag(CLI::App& command, std::string& model) {
+  command.add_option("-m,--model", model, "GGUF file, or any one shard of it")->required();
+}
+
+void ModelFlags::add_to(CLI::App& command) {
+  add_model_flag(command, model);
+  command.add_option("--ram", ram,
+                     "host memory of the whole process, e.g. 8G (default: 90 % of what is free)");
+  command.add_option("-c,--ctx-size", context, "positions of context")->capture_default_str();
+  command.add_option("-t,--threads", threads, "compute threads (0: one per physical core)")
+      ->capture_default_str();
+  chunk_option = command
+                     .add_option("--ubatch-size", chunk,
+                                 "-ub: prompt tokens per forward (default: up to 512, less when "
+                                 "--ram is short)")
+                     ->check(CLI::Range(1u, 65536u));
+  command.add_option("--cache-type-k", cache_type_k, "-ctk: keys as f16, f32 or q8_0")
+      ->capture_default_str();
+  command.add_option("--cache-type-v", cache_type_v, "-ctv: values as f16, f32 or q8_0")
+      ->capture_default_str();
+  command.add_option("--io-engine", io_engine, "auto, uring or threads")->capture_default_str();
+  command.add_option("--direct-io", direct_io, "auto, on or off: reads past the page cache")
+      ->capture_default_str();
+  command.add_option("--io-depth", io_depth, "reads in flight")
+      ->check(CLI::Range(1u, 1024u))
+      ->capture_default_str();
+  gpu_layers_option = command.add_option("--n-gpu-layers", gpu_layers,
+                                         "-ngl: not used; Offstage places experts, "
+                                         "not layers, and computes on the CPU today");
+  command.add_option("--io-fault", io_fault, "inject read faults, for tests")->group("");
+}
+
+Result<RuntimeOptions> ModelFlags::parse() const {
+  RuntimeOptions options;
+  options.model_path = model;
+  if (!ram.empty()) {
+    OFFSTAGE_TRY(options.ram_bytes, parse_bytes(ram));
+  }
+  options.context = context;
+  options.threads = threads;
+  options.chunk_rows = chunk;
+  options.chunk_rows_fixed = chunk_option->count() != 0;
+  options.io_depth = io_depth;
+  options.io_fault = io_fault;
+  OFFSTAGE_TRY(options.k_type, one_of("--cache-type-k", cache_type_k, kKvTypes));
+  OFFSTAGE_TRY(options.v_type, one_of("--cache-type-v", cache_type_v, kKvTypes));
+  OFFSTAGE_TRY(options.io_engine, one_of("--io-engine", io_engine, kEngines));
+  OFFSTAGE_TRY(options.direct_io, one_of("--direct-io", direct_io, kDirect));
+  const char* isa = std::getenv("OFFSTAGE_ISA");
+  options.isa = isa == nullptr ? "" : isa;
+  return options;
+}
+
+}  // namespace offstage

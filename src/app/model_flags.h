@@ -1,0 +1,27 @@
+// The flags every command that runs a model shares, spelled as llama.cpp's users know them.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+#include "base/result.h"
+#include "runtime/options.h"
+
+namespace offstage {
+
+struct ModelFlags {
+  std::string model, ram, cache_type_k = "f16", cache_type_v = "f16", io_engine = "auto",
+                          direct_io = "auto", io_fault;
+  uint32_t context = 4096, threads = 0, chunk = 512, io_depth = 32;
+  uint32_t gpu_layers = 0;
+  CLI::Option* chunk_option = nullptr;
+  CLI::Option* gpu_layers_option = nullptr;
+
+  void add_to(CLI::App& command);
+  // kInvalidArgument naming the flag.
+  Result<RuntimeOptions> parse() const;
+};
+
+void add_model_flag(CLI::App& command, std::string& model);
+
+}  // namespace offstage

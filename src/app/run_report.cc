@@ -1,0 +1,143 @@
+#include "app/run_report.h"
+
+#include <algorithm>
+
+#include "base/histogram.h"
+#include "base/process_memory.h"
+#include "base/units.h"
+
+namespace offstage {
+namespace {
+
+double ms(int64_t ns) { return static_cast<double>(ns) / 1e6; }
+
+double per_second(double count, int64_t ns) {
+  return ns <= 0 ? 0 : count * 1e9 / static_cast<double>(ns);
+}
+
+Samples token_times(const GenerationRecord& record) {
+  Samples times(std::max<size_t>(record.tokens.size(), 1));
+  for (const TokenRecord& token : record.tokens) times.add(token.wall_ns);
+  return times;
+}
+
+TokenRecord decode_total(const GenerationRecord& record) {
+  TokenRecord total;
+  for (const TokenRecord& token : record.tokens) {
+    total.causes += token.causes;
+    total.wall_ns += token.wall_ns;
+    total.ram_hits += token.ram_hits;
+    total.drive_reads += token.drive_reads;
+    total.bytes_read += token.bytes_read;
+  }
+  return total;
+}
+
+nlohmann::ordered_json causes_json(const CauseTimes& causes) {
+  nlohmann::ordered_json json;
+  for (size_t i = 0; i < kCauseCount; ++i)
+    json[std::string(cause_name(static_cast<Cause>(i)))] = ms(causes.ns[i]);
+  return json;
+}
+
+// "experts 61.2 %, wait_drive 20.1 %, …", largest first.
+std::string causes_line(const CauseTimes& causes) {
+  std::vector<size_t> order(kCauseCount);
+  for (size_t i = 0; i < kCauseCount; ++i) order[i] = i;
+  std::sort(order.begin(), order.end(),
+            [&](size_t a, size_t b) { return causes.ns[a] > causes.ns[b]; });
+  std::string line;
+  for (const size_t i : order) {
+    const double share = 100.0 * static_cast<double>(causes.ns[i]) /
+                         static_cast<double>(std::max<int64_t>(causes.total_ns(), 1));
+    if (share < 0.05) continue;
+    line += fmt::format("{}{} {:.1f} %", line.empty() ? "" : ", ",
+                        cause_name(static_cast<Cause>(i)), share);
+  }
+  return line;
+}
+
+}  // namespace
+
+std::string run_summary(Runtime& runtime, const Generation& generation) {
+  const GenerationRecord& record = generation.record;
+  const TokenRecord decode = decode_total(record);
+  const Samples times = token_times(record);
+  const uint64_t calls = decode.ram_hits + decode.drive_reads;
+  const double hit_rate =
+      calls == 0 ? 0 : 100.0 * static_cast<double>(decode.ram_hits) / static_cast<double>(calls);
+  std::string text =
+      fmt::format("prefill  {} tokens, {:.2f} tok/s, {} read\n", record.prompt_tokens,
+                  per_second(record.prompt_tokens, record.prefill.wall_ns),
+                  format_bytes(record.prefill.bytes_read));
+  text += fmt::format(
+      "decode   {} tokens, {:.2f} tok/s; per token p50 {:.1f}  p95 {:.1f}  p99 {:.1f}  max {:.1f} "
+      "ms\n",
+      record.tokens.size(), per_second(static_cast<double>(record.tokens.size()), decode.wall_ns),
+      ms(times.percentile(50)), ms(times.percentile(95)), ms(times.percentile(99)),
+      ms(times.max()));
+  text += fmt::format(
+      "experts  {:.1f} % of {} calls from RAM; {} read, {:.2f} MB/token, {:.0f} "
+      "MB/s\n",
+      hit_rate, calls, decode.drive_reads,
+      record.tokens.empty() ? 0
+                            : static_cast<double>(decode.bytes_read) / 1e6 /
+                                  static_cast<double>(record.tokens.size()),
+      per_second(static_cast<double>(decode.bytes_read) / 1e6, decode.wall_ns));
+  text += fmt::format("time     {}\n", causes_line(decode.causes));
+  text += fmt::format(
+      "memory   peak {} of {}; {} threads, {}, {}, {}\n", format_bytes(peak_resident_bytes()),
+      format_bytes(runtime.plan().budget_bytes), runtime.threads(), isa_name(runtime.kernels().isa),
+      runtime.io().name(), runtime.io().direct_io(0) ? "direct" : "buffered");
+  return text;
+}
+
+nlohmann::ordered_json notices_json(const Notices& notices) {
+  auto json = nlohmann::ordered_json::array();
+  for (const Notice& notice : notices.list())
+    json.push_back({{"subject", notice.subject}, {"text", notice.text}});
+  return json;
+}
+
+nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
+                                const Notices& notices) {
+  const GenerationRecord& record = generation.record;
+  const TokenRecord decode = decode_total(record);
+  const Samples times = token_times(record);
+  nlohmann::ordered_json json;
+  json["schema"] = "offstage.run/1";
+  json["model"] = runtime.file().gguf.path();
+  json["tokens"] = generation.tokens;
+  json["text"] = runtime.tokenizer().decode(generation.tokens, false);
+  json["stop"] = stop_reason_name(generation.stop);
+  json["prompt_tokens"] = record.prompt_tokens;
+  json["prefill_tok_s"] = per_second(record.prompt_tokens, record.prefill.wall_ns);
+  json["decode_tok_s"] = per_second(static_cast<double>(record.tokens.size()), decode.wall_ns);
+  json["token_ms"] = {{"p50", ms(times.percentile(50))},
+                      {"p95", ms(times.percentile(95))},
+                      {"p99", ms(times.percentile(99))},
+                      {"max", ms(times.max())}};
+  json["experts"] = {{"slots", runtime.plan().slots.n_slots()},
+                     {"ram_hits", decode.ram_hits},
+                     {"drive_reads", decode.drive_reads},
+                     {"bytes_read", decode.bytes_read}};
+  json["prefill"] = {{"ram_hits", record.prefill.ram_hits},
+                     {"drive_reads", record.prefill.drive_reads},
+                     {"bytes_read", record.prefill.bytes_read},
+                     {"wait_ms", causes_json(record.prefill.causes)}};
+  json["wait_ms"] = causes_json(decode.causes);
+  json["ram_budget_bytes"] = runtime.plan().budget_bytes;
+  json["peak_rss_bytes"] = peak_resident_bytes();
+  json["threads"] = runtime.threads();
+  json["io_engine"] = runtime.io().name();
+  json["direct_io"] = runtime.io().direct_io(0);
+  json["isa"] = isa_name(runtime.kernels().isa);
+  json["fallbacks"] = notices_json(notices);
+  return json;
+}
+
+void print_json(const nlohmann::ordered_json& json) {
+  fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+}
+
+}  // namespace offstage

@@ -1,0 +1,24 @@
+// What a run has to say at its end: lines for people, one object for machines.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "runtime/runtime.h"
+#include "runtime/session.h"
+
+namespace offstage {
+
+// The summary on stderr: speed, hits by tier, time by cause, memory.
+std::string run_summary(Runtime& runtime, const Generation& generation);
+
+// Schema "offstage.run/1", documented in the README; names stay.
+nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
+                                const Notices& notices);
+
+nlohmann::ordered_json notices_json(const Notices& notices);
+
+// JSON on stdout, one line; bytes that aren't UTF-8 become U+FFFD.
+void print_json(const nlohmann::ordered_json& json);
+
+}  // namespace offstage

@@ -1,0 +1,74 @@
+#include "runtime/compute.h"
+
+#include "base/check.h"
+#include "base/checked_math.h"
+
+namespace offstage {
+namespace {
+constexpr ActivationFormat kFormats[] = {ActivationFormat::kF32, ActivationFormat::kQ8_32,
+                                         ActivationFormat::kQ8_256};
+}
+
+Activations Compute::quantise(ActivationFormat format, const float* x, uint32_t n_tokens,
+                              uint32_t k, std::byte* memory) const {
+  const uint64_t stride = activation_row_bytes(format, k);
+  workers_.parallel_for(n_tokens, 1, [&](uint32_t begin, uint32_t end, uint32_t) {
+    for (uint32_t t = begin; t < end; ++t)
+      kernels_.quantise_activations(format, x + uint64_t{t} * k, k, memory + t * stride);
+  });
+  return {format, memory, k};
+}
+
+void Compute::matmul(const Matrix& w, const Activations& x, uint32_t n_tokens, float* out) const {
+  CHECK_EQ(w.k, x.k);
+  DCHECK(activation_format(w.type) == x.format);
+  workers_.parallel_for(w.rows, kMatmulGrain, [&](uint32_t begin, uint32_t end, uint32_t) {
+    MatmulArgs args;
+    args.type = w.type;
+    args.weights = w.data;
+    args.k = w.k;
+    args.row_begin = begin;
+    args.row_end = end;
+    args.activations = x.rows;
+    args.n_tokens = n_tokens;
+    args.out = out;
+    args.out_stride = w.rows;
+    kernels_.matmul(args);
+  });
+}
+
+void Compute::rms_norm(const float* x, const float* weight, uint32_t n, uint32_t width, float eps,
+                       float* y) const {
+  workers_.parallel_for(n, 1, [&](uint32_t begin, uint32_t end, uint32_t) {
+    for (uint32_t t = begin; t < end; ++t)
+      kernels_.rms_norm(x + uint64_t{t} * width, weight, width, eps, y + uint64_t{t} * width);
+  });
+}
+
+uint64_t ActivationCache::memory_bytes(uint32_t n_tokens_max, uint32_t k) {
+  uint64_t widest = 0;
+  for (const ActivationFormat format : kFormats)
+    widest = std::max(widest, activation_row_bytes(format, k));
+  return 3 * round_up(widest * n_tokens_max, 64);
+}
+
+ActivationCache::ActivationCache(std::byte* memory, uint32_t n_tokens_max, uint32_t k) : k_(k) {
+  for (int i = 0; i < 3; ++i) regions_[i] = memory + i * (memory_bytes(n_tokens_max, k) / 3);
+}
+
+void ActivationCache::reset(const float* x, uint32_t n_tokens) {
+  x_ = x;
+  n_tokens_ = n_tokens;
+  for (bool& made : made_) made = false;
+}
+
+const Activations& ActivationCache::as(ActivationFormat format, const Compute& compute) {
+  const auto i = static_cast<size_t>(format);
+  if (!made_[i]) {
+    forms_[i] = compute.quantise(format, x_, n_tokens_, k_, regions_[i]);
+    made_[i] = true;
+  }
+  return forms_[i];
+}
+
+}  // namespace offstage

@@ -1,0 +1,74 @@
+// One forward pass over rows of any sequences: a prefill chunk, one decode step, or a step of
+// several requests are the same call.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+
+#include "base/cause_timer.h"
+#include "base/result.h"
+#include "base/types.h"
+#include "cache/ram_tier.h"
+#include "model/spec.h"
+#include "runtime/compute.h"
+#include "runtime/kv_cache.h"
+#include "runtime/moe_block.h"
+#include "runtime/rotary.h"
+#include "runtime/scratch.h"
+#include "runtime/weights.h"
+
+namespace offstage {
+
+// One token of one sequence. Rows of a sequence stand in ascending position, and every earlier
+// position was a row of this forward or of one before.
+struct Row {
+  SequenceId sequence;
+  uint32_t position = 0;
+  TokenId token = 0;
+  bool wants_logits = false;
+};
+
+// Called once per row that wants logits, in row order; `logits` [n_vocab] is valid during the call.
+using LogitsSink = std::function<void(size_t row, std::span<const float> logits)>;
+
+class Forward {
+ public:
+  struct Parts {
+    const ModelSpec& spec;
+    const DenseWeights& weights;
+    const Compute& compute;
+    const RotaryTable& rotary;
+    KvCache& kv;
+    KvType k_type, v_type;
+    RamTier& tier;
+    CauseTimer& timer;
+    Scratch scratch;
+    uint32_t rows_max;
+  };
+  explicit Forward(const Parts& parts);
+
+  // At most rows_max rows (CHECK); tokens must be in the vocabulary and positions in the context
+  // (kInvalidArgument). A row's result doesn't depend on the other rows' company. After an error
+  // the rows' KV is undefined; the sequences concerned must be released.
+  Status run(std::span<const Row> rows, Phase phase, const LogitsSink& sink);
+
+  uint32_t rows_max() const { return parts_.rows_max; }
+
+ private:
+  Status check_rows(std::span<const Row> rows) const;
+  void embed(std::span<const Row> rows);
+  void attention_block(uint32_t layer, std::span<const Row> rows);
+  void project_qkv(const LayerWeights& weights, uint32_t n_rows);
+  void rotate_and_store(uint32_t layer, const LayerWeights& weights, std::span<const Row> rows);
+  void attend(uint32_t layer, std::span<const Row> rows);
+  void output(std::span<const Row> rows, const LogitsSink& sink);
+
+  Parts parts_;
+  Scratch& s_;
+  ActivationCache input_;     // forms of `normed`
+  ActivationCache attended_;  // forms of `attended`
+  MoeBlock moe_;
+};
+
+}  // namespace offstage

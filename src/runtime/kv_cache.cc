@@ -1,0 +1,71 @@
+#include "runtime/kv_cache.h"
+
+#include "base/check.h"
+
+namespace offstage {
+
+KvCache::Shape KvCache::shape_of(const ModelSpec& spec, KvType k_type, KvType v_type) {
+  return {spec.n_layers, spec.attention.n_kv_heads, kv_row_bytes(k_type, spec.attention.head_dim_k),
+          kv_row_bytes(v_type, spec.attention.head_dim_v)};
+}
+
+uint32_t KvCache::pages_for(uint32_t context, uint32_t n_sequences) {
+  return (context + kKvBlockPositions - 1) / kKvBlockPositions + n_sequences - 1;
+}
+
+Result<KvCache> KvCache::create(const Shape& shape, uint32_t n_pages, uint32_t n_sequences,
+                                Notices& notices) {
+  OFFSTAGE_TRY(HostArena arena,
+               HostArena::create("KV cache", n_pages * shape.page_bytes(), notices));
+  KvCache cache(shape, std::move(arena));
+  cache.n_pages_ = n_pages;
+  cache.tables_.resize(n_sequences);
+  for (auto& table : cache.tables_) table.reserve(n_pages);
+  for (uint32_t i = 0; i < n_pages; ++i)
+    cache.free_.push_back(cache.arena_.take(shape.page_bytes(), 64));
+  return cache;
+}
+
+Status KvCache::reserve(SequenceId sequence, uint32_t n_positions) {
+  CHECK_LT(sequence.value, tables_.size());
+  auto& table = tables_[sequence.value];
+  while (table.size() * kKvBlockPositions < n_positions) {
+    if (free_.empty())
+      return make_error(ErrorCode::kBudget,
+                        "KV cache is full: sequence {} needs {} positions, {} pages of {} "
+                        "positions are shared by {} sequences; raise -c",
+                        sequence.value, n_positions, n_pages_, kKvBlockPositions, tables_.size());
+    table.push_back(free_.back());
+    free_.pop_back();
+  }
+  return {};
+}
+
+void KvCache::release(SequenceId sequence) {
+  auto& table = tables_[sequence.value];
+  free_.insert(free_.end(), table.begin(), table.end());
+  table.clear();
+}
+
+uint64_t KvCache::k_offset(uint32_t layer, uint32_t head) const {
+  const uint64_t layer_bytes =
+      uint64_t{shape_.n_kv_heads} * kKvBlockPositions * (shape_.k_row_bytes + shape_.v_row_bytes);
+  return layer * layer_bytes + uint64_t{head} * kKvBlockPositions * shape_.k_row_bytes;
+}
+
+uint64_t KvCache::v_offset(uint32_t layer, uint32_t head) const {
+  return k_offset(layer, 0) + uint64_t{shape_.n_kv_heads} * kKvBlockPositions * shape_.k_row_bytes +
+         uint64_t{head} * kKvBlockPositions * shape_.v_row_bytes;
+}
+
+std::byte* KvCache::k_row(SequenceId sequence, uint32_t position, uint32_t layer, uint32_t head) {
+  return tables_[sequence.value][position / kKvBlockPositions] + k_offset(layer, head) +
+         position % kKvBlockPositions * shape_.k_row_bytes;
+}
+
+std::byte* KvCache::v_row(SequenceId sequence, uint32_t position, uint32_t layer, uint32_t head) {
+  return tables_[sequence.value][position / kKvBlockPositions] + v_offset(layer, head) +
+         position % kKvBlockPositions * shape_.v_row_bytes;
+}
+
+}  // namespace offstage

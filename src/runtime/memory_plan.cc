@@ -1,0 +1,109 @@
+#include "runtime/memory_plan.h"
+
+#include <algorithm>
+
+#include "base/units.h"
+#include "runtime/kv_cache.h"
+#include "runtime/rotary.h"
+#include "runtime/scratch.h"
+#include "runtime/weights.h"
+
+namespace offstage {
+namespace {
+
+// Stacks, rings, the hash index, the response's text and the allocator's slack after the plan.
+constexpr uint64_t kReserveBytes = 24ull << 20;
+// The kernel charges a cgroup for page tables and socket buffers as well.
+constexpr uint64_t kCgroupMarginBytes = 16ull << 20;
+constexpr uint32_t kChunkRowsMin = 16;
+// A chunk that nobody asked for may use this share of the budget as scratch.
+constexpr uint64_t kScratchShare = 16;
+
+uint64_t choose_budget(const PlanInputs& inputs, Notices& notices) {
+  uint64_t budget =
+      inputs.options.ram_bytes.value_or((inputs.available + inputs.resident_now) / 10 * 9);
+  if (inputs.cgroup_limit) {
+    const uint64_t limit =
+        *inputs.cgroup_limit - std::min(*inputs.cgroup_limit, kCgroupMarginBytes);
+    if (budget > limit) {
+      if (inputs.options.ram_bytes)
+        notices.add("ram", fmt::format("--ram {} is more than this cgroup's limit {}; {} is used",
+                                       format_bytes(budget), format_bytes(*inputs.cgroup_limit),
+                                       format_bytes(limit)));
+      budget = limit;
+    }
+  }
+  return budget;
+}
+
+// The widest chunk that leaves the experts room; halves from what was asked for.
+uint32_t choose_chunk_rows(const PlanInputs& inputs, uint64_t budget) {
+  uint32_t rows = std::clamp(inputs.options.chunk_rows, 1u, inputs.options.context);
+  if (inputs.options.chunk_rows_fixed) return rows;
+  while (rows > kChunkRowsMin && Scratch::bytes_needed(inputs.spec, rows) > budget / kScratchShare)
+    rows = std::max(kChunkRowsMin, rows / 2);
+  return rows;
+}
+
+}  // namespace
+
+Result<MemoryPlan> plan_memory(const PlanInputs& inputs, Notices& notices) {
+  const RuntimeOptions& options = inputs.options;
+  if (options.context == 0 || options.chunk_rows == 0 || options.n_sequences == 0)
+    return make_error(ErrorCode::kInvalidArgument,
+                      "context, chunk and sequences must be at least 1 (found {}, {}, {})",
+                      options.context, options.chunk_rows, options.n_sequences);
+  MemoryPlan plan;
+  plan.budget_bytes = choose_budget(inputs, notices);
+  plan.process_bytes = inputs.resident_now + kReserveBytes;
+  plan.dense_bytes = DenseStore::bytes_needed(inputs.tensors);
+  plan.kv_pages = KvCache::pages_for(options.context, options.n_sequences);
+  plan.kv_bytes =
+      plan.kv_pages * KvCache::shape_of(inputs.spec, options.k_type, options.v_type).page_bytes();
+  plan.rotary_bytes = RotaryTable::bytes_needed(inputs.spec.rotary, options.context);
+  plan.chunk_rows = choose_chunk_rows(inputs, plan.budget_bytes);
+  plan.scratch_bytes = Scratch::bytes_needed(inputs.spec, plan.chunk_rows);
+
+  const uint32_t rows_min =
+      options.chunk_rows_fixed ? plan.chunk_rows : std::min(plan.chunk_rows, kChunkRowsMin);
+  plan.floor_bytes = plan.process_bytes + plan.dense_bytes + plan.kv_bytes + plan.rotary_bytes +
+                     Scratch::bytes_needed(inputs.spec, rows_min) + slot_floor_bytes(inputs.layout);
+  const uint64_t fixed = plan.planned_bytes();
+  if (plan.budget_bytes < plan.floor_bytes || plan.budget_bytes < fixed)
+    return make_error(
+        ErrorCode::kBudget,
+        "a budget of {} is below the floor of {} ({} bytes): process {}, dense weights {}, KV {} "
+        "for {} positions, scratch {}, expert slots {}. Raise --ram, or lower -c",
+        format_bytes(plan.budget_bytes), format_bytes(plan.floor_bytes), plan.floor_bytes,
+        format_bytes(plan.process_bytes), format_bytes(plan.dense_bytes),
+        format_bytes(plan.kv_bytes), options.context,
+        format_bytes(Scratch::bytes_needed(inputs.spec, rows_min)),
+        format_bytes(slot_floor_bytes(inputs.layout)));
+  OFFSTAGE_TRY(plan.slots,
+               plan_slots(inputs.layout, inputs.spec.router.n_used, plan.budget_bytes - fixed));
+  plan.slot_bytes = plan.slots.bytes();
+  return plan;
+}
+
+std::vector<std::string> describe(const MemoryPlan& plan, const ExpertLayout& layout) {
+  const uint64_t n_experts = uint64_t{layout.n_layers()} * layout.n_experts();
+  const auto [least, most] =
+      std::minmax_element(plan.slots.kept_per_layer.begin(), plan.slots.kept_per_layer.end());
+  const std::string kept =
+      *least == *most ? fmt::format("{}", *least) : fmt::format("{}-{}", *least, *most);
+  return {
+      fmt::format("budget   {:>11}  floor {}", format_bytes(plan.budget_bytes),
+                  format_bytes(plan.floor_bytes)),
+      fmt::format("process  {:>11}", format_bytes(plan.process_bytes)),
+      fmt::format("dense    {:>11}", format_bytes(plan.dense_bytes)),
+      fmt::format("kv       {:>11}", format_bytes(plan.kv_bytes + plan.rotary_bytes)),
+      fmt::format("scratch  {:>11}  chunks of {} tokens", format_bytes(plan.scratch_bytes),
+                  plan.chunk_rows),
+      fmt::format("experts  {:>11}  {} slots for {} experts ({:.0f} %), {} of {} kept per layer",
+                  format_bytes(plan.slot_bytes), plan.slots.n_slots(), n_experts,
+                  100.0 * plan.slots.n_slots() / static_cast<double>(n_experts), kept,
+                  layout.n_experts()),
+  };
+}
+
+}  // namespace offstage

@@ -1,0 +1,53 @@
+// Promise 2: where every byte of `--ram` goes, decided and printed before anything is allocated.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/notices.h"
+#include "base/result.h"
+#include "cache/expert_layout.h"
+#include "cache/slot_plan.h"
+#include "model/spec.h"
+#include "model/tensors.h"
+#include "runtime/options.h"
+
+namespace offstage {
+
+struct MemoryPlan {
+  uint64_t budget_bytes = 0;   // what the whole process may use
+  uint64_t process_bytes = 0;  // program, header, vocabulary, threads, rings: measured + reserve
+  uint64_t dense_bytes = 0;
+  uint64_t kv_bytes = 0;
+  uint64_t rotary_bytes = 0;
+  uint64_t scratch_bytes = 0;
+  uint64_t slot_bytes = 0;   // staging included
+  uint64_t floor_bytes = 0;  // the least budget that these options could run with
+  uint32_t chunk_rows = 0;
+  uint32_t kv_pages = 0;
+  SlotPlan slots;
+
+  uint64_t planned_bytes() const {
+    return process_bytes + dense_bytes + kv_bytes + rotary_bytes + scratch_bytes + slot_bytes;
+  }
+};
+
+// `resident_now`: what the process uses before it allocates any of the parts. Errors: kBudget with
+// the floor's number; kInvalidArgument for a context of 0.
+struct PlanInputs {
+  const ModelSpec& spec;
+  const ModelTensors& tensors;
+  const ExpertLayout& layout;
+  const RuntimeOptions& options;
+  uint64_t resident_now = 0;
+  uint64_t available = 0;                // MemAvailable
+  std::optional<uint64_t> cgroup_limit;  // binds: a larger --ram is lowered to it, announced
+};
+Result<MemoryPlan> plan_memory(const PlanInputs& inputs, Notices& notices);
+
+// The plan as the lines printed at start.
+std::vector<std::string> describe(const MemoryPlan& plan, const ExpertLayout& layout);
+
+}  // namespace offstage

@@ -1,0 +1,201 @@
+#include "runtime/moe_block.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+
+namespace offstage {
+namespace {
+
+// Work items are slices of an expert's rows; 64 rows of a 2,048-wide Q4_K matrix are 72 KiB.
+constexpr uint32_t kSliceRows = 64;
+
+uint32_t slices_of(uint32_t rows) { return (rows + kSliceRows - 1) / kSliceRows; }
+
+// One dot product in the order of unquantised weights (cpu/README.md).
+float dot_f32(const Kernels& kernels, const float* w, const float* x, uint32_t k) {
+  float result = 0;
+  MatmulArgs args;
+  args.weights = reinterpret_cast<const std::byte*>(w);
+  args.k = k;
+  args.row_end = 1;
+  args.activations = reinterpret_cast<const std::byte*>(x);
+  args.n_tokens = 1;
+  args.out = &result;
+  args.out_stride = 1;
+  kernels.matmul(args);
+  return result;
+}
+
+}  // namespace
+
+MoeBlock::MoeBlock(const ModelSpec& spec, const Compute& compute, RamTier& tier, CauseTimer& timer,
+                   MoeScratch scratch, uint32_t rows_max)
+    : spec_(spec),
+      compute_(compute),
+      tier_(tier),
+      timer_(timer),
+      scratch_(scratch),
+      router_(spec.router, compute.kernels(), rows_max),
+      input_(scratch.input_forms, rows_max, spec.hidden),
+      shared_input_(scratch.shared_forms, spec.shared_ffn == 0 ? 0 : rows_max, spec.shared_ffn) {
+  jobs_.reserve(spec.router.n_experts);
+}
+
+Status MoeBlock::run(LayerIndex layer, const LayerWeights& weights, const float* normed,
+                     uint32_t n_rows, Phase phase, float* x) {
+  timer_.enter(Cause::kRouter);
+  input_.reset(normed, n_rows);
+  compute_.matmul(weights.router, input_.for_weights(weights.router.type, compute_), n_rows,
+                  scratch_.router_logits);
+  const Routing& routing = router_.route(scratch_.router_logits, n_rows);
+
+  // Reads of the missing experts start here and fly while everything below computes.
+  tier_.begin(layer, routing.calls, phase);
+  timer_.enter(Cause::kExperts);
+  if (spec_.shared_ffn != 0) run_shared(weights, n_rows);
+  Status status;
+  while (true) {
+    Result<PinnedExperts> pinned = tier_.next();
+    if (!pinned) status = tl::unexpected(std::move(pinned).error());
+    if (!pinned || pinned->experts().empty()) break;
+    run_experts(weights, pinned->experts(), routing);
+  }
+  tier_.end();
+  OFFSTAGE_TRY_VOID(std::move(status));
+
+  add_in_router_order(routing, normed, weights, x);
+  return {};
+}
+
+// Three passes over all given experts, each spread over the workers: (gate, up, SwiGLU), quantise,
+// down. A pass costs one hand-out however many experts it holds.
+void MoeBlock::run_experts(const LayerWeights& weights, std::span<const ReadyExpert> experts,
+                           const Routing& routing) {
+  input_.for_weights(weights.gate_type, compute_);
+  input_.for_weights(weights.up_type, compute_);
+  jobs_.clear();
+  for (const ReadyExpert& expert : experts) {
+    const uint32_t first = routing.first[expert.expert.value];
+    jobs_.push_back({expert, first, routing.first[expert.expert.value + 1] - first});
+  }
+  gate_and_up(weights, routing);
+  down(weights);
+}
+
+void MoeBlock::gate_and_up(const LayerWeights& weights, const Routing& routing) {
+  const Kernels& kernels = compute_.kernels();
+  const uint32_t ffn = spec_.expert_ffn;
+  const uint32_t slices = slices_of(ffn);
+  const Activations gate_input = input_.for_weights(weights.gate_type, compute_);
+  const Activations up_input = input_.for_weights(weights.up_type, compute_);
+  const auto slice_of = [&](const Job& job, uint32_t row_begin, uint32_t row_end) {
+    MatmulArgs args;
+    args.k = spec_.hidden;
+    args.row_begin = row_begin;
+    args.row_end = row_end;
+    args.token_rows = routing.call_rows.data() + job.first_call;
+    args.n_tokens = job.n_calls;
+    args.out_stride = ffn;
+    args.type = weights.gate_type;
+    args.weights = job.expert.gate;
+    args.activations = gate_input.rows;
+    args.out = scratch_.gate + uint64_t{job.first_call} * ffn;
+    kernels.matmul(args);
+    args.type = weights.up_type;
+    args.weights = job.expert.up;
+    args.activations = up_input.rows;
+    args.out = scratch_.up + uint64_t{job.first_call} * ffn;
+    kernels.matmul(args);
+    for (uint32_t c = job.first_call; c < job.first_call + job.n_calls; ++c)
+      kernels.swiglu(scratch_.gate + uint64_t{c} * ffn + row_begin,
+                     scratch_.up + uint64_t{c} * ffn + row_begin, row_end - row_begin);
+  };
+  compute_.workers().parallel_for(
+      static_cast<uint32_t>(jobs_.size()) * slices, 1, [&](uint32_t begin, uint32_t end, uint32_t) {
+        for (uint32_t i = begin; i < end; ++i) {
+          const uint32_t row = i % slices * kSliceRows;
+          slice_of(jobs_[i / slices], row, std::min(row + kSliceRows, ffn));
+        }
+      });
+}
+
+void MoeBlock::down(const LayerWeights& weights) {
+  const Kernels& kernels = compute_.kernels();
+  const uint32_t ffn = spec_.expert_ffn;
+  const ActivationFormat format = activation_format(weights.down_type);
+  const uint64_t stride = activation_row_bytes(format, ffn);
+  compute_.workers().parallel_for(
+      static_cast<uint32_t>(jobs_.size()), 1, [&](uint32_t begin, uint32_t end, uint32_t) {
+        for (uint32_t j = begin; j < end; ++j)
+          for (uint32_t c = jobs_[j].first_call; c < jobs_[j].first_call + jobs_[j].n_calls; ++c)
+            kernels.quantise_activations(format, scratch_.gate + uint64_t{c} * ffn, ffn,
+                                         scratch_.hidden_forms + c * stride);
+      });
+  const uint32_t slices = slices_of(spec_.hidden);
+  compute_.workers().parallel_for(
+      static_cast<uint32_t>(jobs_.size()) * slices, 1, [&](uint32_t begin, uint32_t end, uint32_t) {
+        for (uint32_t i = begin; i < end; ++i) {
+          const Job& job = jobs_[i / slices];
+          MatmulArgs args;
+          args.type = weights.down_type;
+          args.weights = job.expert.down;
+          args.k = ffn;
+          args.row_begin = i % slices * kSliceRows;
+          args.row_end = std::min(args.row_begin + kSliceRows, spec_.hidden);
+          args.activations = scratch_.hidden_forms + job.first_call * stride;
+          args.n_tokens = job.n_calls;
+          args.out = scratch_.expert_out + uint64_t{job.first_call} * spec_.hidden;
+          args.out_stride = spec_.hidden;
+          kernels.matmul(args);
+        }
+      });
+}
+
+void MoeBlock::run_shared(const LayerWeights& weights, uint32_t n_rows) {
+  const Kernels& kernels = compute_.kernels();
+  compute_.matmul(weights.shared_gate, input_.for_weights(weights.shared_gate.type, compute_),
+                  n_rows, scratch_.shared_gate);
+  compute_.matmul(weights.shared_up, input_.for_weights(weights.shared_up.type, compute_), n_rows,
+                  scratch_.shared_up);
+  compute_.workers().parallel_for(n_rows, 1, [&](uint32_t begin, uint32_t end, uint32_t) {
+    for (uint32_t row = begin; row < end; ++row)
+      kernels.swiglu(scratch_.shared_gate + uint64_t{row} * spec_.shared_ffn,
+                     scratch_.shared_up + uint64_t{row} * spec_.shared_ffn, spec_.shared_ffn);
+  });
+  shared_input_.reset(scratch_.shared_gate, n_rows);
+  compute_.matmul(weights.shared_down,
+                  shared_input_.for_weights(weights.shared_down.type, compute_), n_rows,
+                  scratch_.shared_out);
+}
+
+// Arrival order never shows: each row adds its experts' outputs in the order of its router weights,
+// then the shared expert, then the residual.
+void MoeBlock::add_in_router_order(const Routing& routing, const float* normed,
+                                   const LayerWeights& weights, float* x) {
+  const Kernels& kernels = compute_.kernels();
+  const uint32_t hidden = spec_.hidden;
+  compute_.workers().parallel_for(routing.n_rows, 1, [&](uint32_t begin, uint32_t end, uint32_t) {
+    for (uint32_t row = begin; row < end; ++row) {
+      const uint32_t* place = &routing.place_of[size_t{row} * routing.n_used];
+      const float* weight = &routing.weights[size_t{row} * routing.n_used];
+      float* sum = scratch_.router_sum + uint64_t{row} * hidden;
+      std::fill_n(sum, hidden, 0.0f);
+      for (uint32_t j = 0; j < routing.n_used; ++j)
+        kernels.add_scaled(sum, scratch_.expert_out + uint64_t{place[j]} * hidden, weight[j],
+                           hidden);
+      if (spec_.shared_ffn != 0) {
+        float gate = 1;
+        if (spec_.shared_gate) {
+          gate =
+              dot_f32(kernels, weights.shared_gate_input, normed + uint64_t{row} * hidden, hidden);
+          kernels.sigmoid(&gate, 1);
+        }
+        kernels.add_scaled(sum, scratch_.shared_out + uint64_t{row} * hidden, gate, hidden);
+      }
+      kernels.add(x + uint64_t{row} * hidden, sum, hidden);
+    }
+  });
+}
+
+}  // namespace offstage

@@ -1,0 +1,55 @@
+// The Mixture-of-Experts block: route, take experts as the tier brings them on, add in router
+// order.
+#pragma once
+
+#include <cstdint>
+#include <span>
+
+#include "base/cause_timer.h"
+#include "base/result.h"
+#include "cache/ram_tier.h"
+#include "model/spec.h"
+#include "runtime/compute.h"
+#include "runtime/router.h"
+#include "runtime/scratch.h"
+#include "runtime/weights.h"
+
+namespace offstage {
+
+class MoeBlock {
+ public:
+  MoeBlock(const ModelSpec& spec, const Compute& compute, RamTier& tier, CauseTimer& timer,
+           MoeScratch scratch, uint32_t rows_max);
+
+  // x [n_rows][hidden] += experts(normed [n_rows][hidden]) + shared expert.
+  // Errors: those of the tier (a read that failed for good, a hash that doesn't fit).
+  Status run(LayerIndex layer, const LayerWeights& weights, const float* normed, uint32_t n_rows,
+             Phase phase, float* x);
+
+ private:
+  // One expert called by some rows.
+  struct Job {
+    ReadyExpert expert;
+    uint32_t first_call = 0, n_calls = 0;  // places in Routing's order
+  };
+
+  void run_experts(const LayerWeights& weights, std::span<const ReadyExpert> experts,
+                   const Routing& routing);
+  void gate_and_up(const LayerWeights& weights, const Routing& routing);
+  void down(const LayerWeights& weights);
+  void run_shared(const LayerWeights& weights, uint32_t n_rows);
+  void add_in_router_order(const Routing& routing, const float* normed, const LayerWeights& weights,
+                           float* x);
+
+  const ModelSpec& spec_;
+  const Compute& compute_;
+  RamTier& tier_;
+  CauseTimer& timer_;
+  MoeScratch scratch_;
+  Router router_;
+  ActivationCache input_;         // forms of `normed`
+  ActivationCache shared_input_;  // forms of the shared expert's hidden vector
+  std::vector<Job> jobs_;
+};
+
+}  // namespace offstage

@@ -1,0 +1,30 @@
+// What a person asks of the runtime: the typed form of the command line.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "cpu/kernels.h"
+#include "io/engine.h"
+
+namespace offstage {
+
+struct RuntimeOptions {
+  std::string model_path;
+  std::optional<uint64_t> ram_bytes;  // the whole process; default: 90 % of what is available
+  uint32_t context = 4096;            // -c: positions of KV, all sequences together
+  uint32_t n_sequences = 1;
+  uint32_t chunk_rows = 512;      // -ub: rows of one prefill forward; less if RAM is short
+  bool chunk_rows_fixed = false;  // asked for: refuse rather than shrink
+  uint32_t threads = 0;           // -t; 0: one per physical core
+  KvType k_type = KvType::kF16;   // -ctk
+  KvType v_type = KvType::kF16;   // -ctv
+  IoEngineKind io_engine = IoEngineKind::kAuto;
+  DirectIo direct_io = DirectIo::kAuto;
+  uint32_t io_depth = 32;
+  std::string io_fault;  // a fault plan for tests (io/fault_engine.h); empty: none
+  std::string isa;       // OFFSTAGE_ISA; empty: the best
+};
+
+}  // namespace offstage

@@ -1,0 +1,48 @@
+// From router logits to who computes what: top-k per row, then rows grouped by expert.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/types.h"
+#include "cache/ram_tier.h"
+#include "cpu/kernels.h"
+#include "model/spec.h"
+
+namespace offstage {
+
+// One forward's calls at one layer. A row's k calls stand in router order (highest weight first,
+// ties to the lower expert id): that is the order in which results are added (promise 1).
+struct Routing {
+  uint32_t n_rows = 0, n_used = 0;
+  std::vector<ExpertId> experts;  // [n_rows][n_used]
+  std::vector<float> weights;     // [n_rows][n_used]
+
+  // The same calls, sorted by expert: expert e's rows are calls[first[e] … first[e + 1]).
+  std::vector<uint32_t> first;      // [n_experts + 1]
+  std::vector<uint32_t> call_rows;  // by place in that order: the row
+  std::vector<uint32_t> place_of;   // [n_rows][n_used] → place in that order
+
+  // Distinct experts with their uses; in router order of the first row that called them.
+  std::vector<ExpertCall> calls;
+};
+
+class Router {
+ public:
+  Router(const RouterSpec& spec, const Kernels& kernels, uint32_t rows_max);
+
+  // `logits` [n_rows][n_experts], overwritten with probabilities.
+  const Routing& route(float* logits, uint32_t n_rows);
+
+ private:
+  void pick(const float* probabilities, uint32_t row);
+  void group();
+
+  RouterSpec spec_;
+  const Kernels& kernels_;
+  Routing routing_;
+  std::vector<uint32_t> order_;  // scratch: candidate ids
+};
+
+}  // namespace offstage

@@ -1,0 +1,103 @@
+#include "runtime/runtime.h"
+
+#include "base/check.h"
+#include "base/process_memory.h"
+#include "io/fault.h"
+#include "model/vocabulary.h"
+
+namespace offstage {
+namespace {
+// Matrices the tier may have in flight: enough for two prefill batches of staging slots.
+constexpr uint32_t kReadsMax = 64;
+}  // namespace
+
+Result<std::unique_ptr<Runtime>> Runtime::open(const RuntimeOptions& options, Notices& notices,
+                                               const Hooks& hooks) {
+  std::unique_ptr<Runtime> runtime(new Runtime(options));
+  OFFSTAGE_TRY(runtime->file_, ModelFile::open(options.model_path));
+  OFFSTAGE_TRY(VocabularyFacts facts, vocabulary_from_gguf(runtime->file_->gguf));
+  if (facts.tokens.size() > runtime->spec().n_vocab)
+    return make_error(ErrorCode::kCorrupt,
+                      "{}: key 'tokenizer.ggml.tokens': {} tokens, but the embedding has only {} "
+                      "rows",
+                      options.model_path, facts.tokens.size(), runtime->spec().n_vocab);
+  OFFSTAGE_TRY(runtime->tokenizer_, Tokenizer::create(std::move(facts)));
+  OFFSTAGE_TRY(runtime->kernels_, choose_kernels(options.isa));
+  runtime->workers_ = std::make_unique<ThreadPool>(options.threads, notices);
+  OFFSTAGE_TRY_VOID(runtime->check_kv_types());
+  OFFSTAGE_TRY_VOID(runtime->plan(notices, hooks));
+
+  OFFSTAGE_TRY(HostArena dense,
+               HostArena::create("dense weights", runtime->plan_.dense_bytes, notices));
+  OFFSTAGE_TRY_VOID(runtime->open_drive(dense, notices));
+  OFFSTAGE_TRY_VOID(runtime->load(std::move(dense), notices, hooks));
+  return runtime;
+}
+
+Runtime::~Runtime() = default;
+
+Status Runtime::check_kv_types() const {
+  const AttentionSpec& attention = spec().attention;
+  const auto fits = [](KvType type, uint32_t head_dim) {
+    return type != KvType::kQ8_0 || head_dim % 32 == 0;
+  };
+  if (fits(options_.k_type, attention.head_dim_k) && fits(options_.v_type, attention.head_dim_v))
+    return {};
+  return make_error(ErrorCode::kUnsupported,
+                    "a q8_0 KV cache needs heads of a multiple of 32; this model's are {} (K) and "
+                    "{} (V)",
+                    attention.head_dim_k, attention.head_dim_v);
+}
+
+Status Runtime::plan(Notices& notices, const Hooks& hooks) {
+  layout_.emplace(file_->expert_layout());
+  OFFSTAGE_TRY(plan_, plan_memory({file_->spec, file_->tensors, *layout_, options_,
+                                   resident_bytes(), available_bytes(), cgroup_limit_bytes()},
+                                  notices));
+  if (hooks.on_plan) hooks.on_plan(plan_, *file_);
+  return {};
+}
+
+Status Runtime::open_drive(HostArena& dense_arena, Notices& notices) {
+  OFFSTAGE_TRY(slots_, SlotPool::create(plan_.slots, notices));
+  OFFSTAGE_TRY(index_, HashIndex::open(file_->gguf, file_->pieces_per_tensor(), notices));
+  IoEngineOptions io;
+  io.paths = file_->paths();
+  io.kind = options_.io_engine;
+  io.direct = options_.direct_io;
+  io.depth = options_.io_depth;
+  io.buffers = {slots_->memory(), {dense_arena.data(), dense_arena.size_bytes()}};
+  OFFSTAGE_TRY(engine_, open_io_engine(io, notices));
+  if (!options_.io_fault.empty()) {
+    OFFSTAGE_TRY(FaultPlan faults, parse_fault_plan(options_.io_fault));
+    notices.add("io_fault", "faults are injected into reads: " + describe_fault_plan(faults));
+    engine_ = std::make_unique<FaultEngine>(std::move(engine_), std::move(faults), clock_);
+  }
+  reads_ = std::make_unique<ReadScheduler>(*engine_, file_->paths(), clock_, ReadSchedulerOptions{},
+                                           2 * kReadsMax);
+  return {};
+}
+
+Status Runtime::load(HostArena dense_arena, Notices& notices, const Hooks& hooks) {
+  const DenseStore::Loader loader = {file_->gguf, *reads_, *index_,      *workers_,
+                                     *kernels_,   notices, hooks.on_load};
+  OFFSTAGE_TRY(dense_, DenseStore::load(file_->tensors, std::move(dense_arena), loader));
+
+  OFFSTAGE_TRY(scratch_,
+               HostArena::create("scratch", plan_.scratch_bytes + plan_.rotary_bytes, notices));
+  const Scratch scratch = Scratch::take(spec(), plan_.chunk_rows, *scratch_);
+  rotary_.emplace(spec().rotary, options_.context, dense_->weights().rope_factors, *scratch_);
+  OFFSTAGE_TRY(kv_, KvCache::create(KvCache::shape_of(spec(), options_.k_type, options_.v_type),
+                                    plan_.kv_pages, options_.n_sequences, notices));
+  policy_ = make_lru_policy(spec().n_layers, spec().router.n_experts);
+  compute_.emplace(*kernels_, *workers_);
+  RamTierParts tier = {*layout_, plan_.slots, *slots_, *reads_,        *index_,  *workers_,
+                       *policy_, timer_,      notices, file_->paths(), kReadsMax};
+  tier_ = std::make_unique<RamTier>(std::move(tier));
+  forward_ = std::make_unique<Forward>(
+      Forward::Parts{spec(), dense_->weights(), *compute_, *rotary_, *kv_, options_.k_type,
+                     options_.v_type, *tier_, timer_, scratch, plan_.chunk_rows});
+  return {};
+}
+
+}  // namespace offstage

@@ -1,0 +1,107 @@
+// Everything a model needs to run, put together and owned: one per process.
+//
+// Order of life: header → spec → plan (refused here if the budget is below the floor) → arenas →
+// io engine with those arenas registered → dense weights read and verified → tier, KV, forward.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "base/cause_timer.h"
+#include "base/clock.h"
+#include "base/notices.h"
+#include "base/result.h"
+#include "cache/ram_tier.h"
+#include "io/engine.h"
+#include "io/gguf.h"
+#include "io/hash_index.h"
+#include "io/read_scheduler.h"
+#include "model/spec.h"
+#include "model/tensors.h"
+#include "model/tokenizer.h"
+#include "runtime/forward.h"
+#include "runtime/kv_cache.h"
+#include "runtime/memory_plan.h"
+#include "runtime/options.h"
+#include "runtime/weights.h"
+
+namespace offstage {
+
+// A model's header and what it means; no weights. Enough for inspect and tokenize.
+struct ModelFile {
+  GgufModel gguf;
+  ModelSpec spec;
+  ModelTensors tensors;
+  static Result<std::unique_ptr<ModelFile>> open(const std::string& path);
+
+  ExpertLayout expert_layout() const;
+  std::vector<uint32_t> pieces_per_tensor() const;  // for HashIndex
+  std::vector<std::string> paths() const;           // by shard
+  uint64_t total_params() const;
+  uint64_t active_params() const;  // per token: dense once, n_used of n_experts
+};
+
+class Runtime {
+ public:
+  // `on_plan` sees the plan before anything is allocated; `on_load` the dense weights' progress.
+  struct Hooks {
+    std::function<void(const MemoryPlan&, const ModelFile&)> on_plan;
+    std::function<void(uint64_t done, uint64_t total)> on_load;
+  };
+  static Result<std::unique_ptr<Runtime>> open(const RuntimeOptions& options, Notices& notices,
+                                               const Hooks& hooks);
+  ~Runtime();
+
+  const ModelSpec& spec() const { return file_->spec; }
+  const ModelFile& file() const { return *file_; }
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
+  const MemoryPlan& plan() const { return plan_; }
+  const RuntimeOptions& options() const { return options_; }
+  const Kernels& kernels() const { return *kernels_; }
+  Forward& forward() { return *forward_; }
+  KvCache& kv() { return *kv_; }
+  RamTier& tier() { return *tier_; }
+  IoEngine& io() { return *engine_; }
+  const ReadScheduler& reads() const { return *reads_; }
+  CauseTimer& timer() { return timer_; }
+  const Clock& clock() const { return clock_; }
+  uint32_t threads() const { return workers_->size(); }
+  HashIndex::Counts hash_counts() const { return index_->counts(); }
+
+  // Writes what this run learned (hashes) beside the model.
+  Status save_index(Notices& notices) { return index_->save(notices); }
+
+ private:
+  explicit Runtime(RuntimeOptions options) : options_(std::move(options)), timer_(clock_) {}
+  Status check_kv_types() const;
+  Status plan(Notices& notices, const Hooks& hooks);
+  Status open_drive(HostArena& dense_arena, Notices& notices);
+  Status load(HostArena dense_arena, Notices& notices, const Hooks& hooks);
+
+  RuntimeOptions options_;
+  SteadyClock clock_;
+  CauseTimer timer_;
+  std::unique_ptr<ModelFile> file_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  const Kernels* kernels_ = nullptr;
+  std::unique_ptr<ThreadPool> workers_;
+  std::optional<ExpertLayout> layout_;
+  MemoryPlan plan_;
+  std::optional<SlotPool> slots_;
+  std::optional<HostArena> scratch_;
+  std::optional<HashIndex> index_;
+  std::unique_ptr<IoEngine> engine_;
+  std::unique_ptr<ReadScheduler> reads_;
+  std::optional<DenseStore> dense_;
+  std::unique_ptr<EvictionPolicy> policy_;
+  std::optional<Compute> compute_;
+  std::optional<RotaryTable> rotary_;
+  std::optional<KvCache> kv_;
+  std::unique_ptr<RamTier> tier_;
+  std::unique_ptr<Forward> forward_;
+};
+
+}  // namespace offstage

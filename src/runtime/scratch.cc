@@ -1,0 +1,75 @@
+#include "runtime/scratch.h"
+
+#include "base/check.h"
+#include "base/checked_math.h"
+#include "runtime/compute.h"
+
+namespace offstage {
+namespace {
+
+// Either counts (arena == nullptr) or hands out: one walk, so that the two can't disagree.
+class Taker {
+ public:
+  explicit Taker(HostArena* arena) : arena_(arena) {}
+
+  float* floats(uint64_t rows, uint64_t width) {
+    return reinterpret_cast<float*>(bytes(rows * width * sizeof(float)));
+  }
+  std::byte* bytes(uint64_t n) {
+    const uint64_t rounded = round_up(n == 0 ? 1 : n, 64);
+    total_ += rounded;
+    return arena_ == nullptr ? nullptr : arena_->take(rounded, 64);
+  }
+  uint64_t total() const { return total_; }
+
+ private:
+  HostArena* arena_;
+  uint64_t total_ = 0;
+};
+
+uint64_t widest_row_bytes(uint32_t k) { return ActivationCache::memory_bytes(1, k) / 3; }
+
+Scratch walk(const ModelSpec& spec, uint32_t rows, Taker& take) {
+  Scratch s;
+  s.x = take.floats(rows, spec.hidden);
+  s.normed = take.floats(rows, spec.hidden);
+  s.q = take.floats(rows, spec.q_width());
+  s.k = take.floats(rows, spec.k_width());
+  s.v = take.floats(rows, spec.v_width());
+  s.attended = take.floats(rows, spec.o_width());
+  s.projected = take.floats(rows, spec.hidden);
+  s.input_forms = take.bytes(ActivationCache::memory_bytes(rows, spec.hidden));
+  s.attended_forms = take.bytes(ActivationCache::memory_bytes(rows, spec.o_width()));
+  s.logits = take.floats(kLogitRows, spec.n_vocab);
+
+  const uint64_t calls = uint64_t{rows} * spec.router.n_used;
+  s.moe.router_logits = take.floats(rows, spec.router.n_experts);
+  s.moe.gate = take.floats(calls, spec.expert_ffn);
+  s.moe.up = take.floats(calls, spec.expert_ffn);
+  s.moe.hidden_forms = take.bytes(calls * widest_row_bytes(spec.expert_ffn));
+  s.moe.expert_out = take.floats(calls, spec.hidden);
+  s.moe.router_sum = take.floats(rows, spec.hidden);
+  s.moe.input_forms = take.bytes(ActivationCache::memory_bytes(rows, spec.hidden));
+  if (spec.shared_ffn != 0) {
+    s.moe.shared_gate = take.floats(rows, spec.shared_ffn);
+    s.moe.shared_up = take.floats(rows, spec.shared_ffn);
+    s.moe.shared_out = take.floats(rows, spec.hidden);
+    s.moe.shared_forms = take.bytes(ActivationCache::memory_bytes(rows, spec.shared_ffn));
+  }
+  return s;
+}
+
+}  // namespace
+
+uint64_t Scratch::bytes_needed(const ModelSpec& spec, uint32_t rows) {
+  Taker counter(nullptr);
+  walk(spec, rows, counter);
+  return counter.total();
+}
+
+Scratch Scratch::take(const ModelSpec& spec, uint32_t rows, HostArena& arena) {
+  Taker taker(&arena);
+  return walk(spec, rows, taker);
+}
+
+}  // namespace offstage

@@ -1,0 +1,47 @@
+// Working memory of a forward pass: sized by the widest chunk, taken once, never grown.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/arena.h"
+#include "model/spec.h"
+
+namespace offstage {
+
+// Logits are made for this many rows at a time; more rows are passed to the sink in turns.
+inline constexpr uint32_t kLogitRows = 8;
+
+struct MoeScratch {
+  float* router_logits = nullptr;     // [rows][n_experts]
+  float* gate = nullptr;              // [rows · n_used][expert_ffn]
+  float* up = nullptr;                // [rows · n_used][expert_ffn]
+  std::byte* hidden_forms = nullptr;  // [rows · n_used][activation row of expert_ffn]
+  float* expert_out = nullptr;        // [rows · n_used][hidden]
+  float* router_sum = nullptr;        // [rows][hidden]
+  std::byte* input_forms = nullptr;   // ActivationCache of [rows][hidden]
+  float* shared_gate = nullptr;       // [rows][shared_ffn]
+  float* shared_up = nullptr;         // [rows][shared_ffn]
+  float* shared_out = nullptr;        // [rows][hidden]
+  std::byte* shared_forms = nullptr;  // ActivationCache of [rows][shared_ffn]
+};
+
+struct Scratch {
+  float* x = nullptr;                   // [rows][hidden]: the residual stream
+  float* normed = nullptr;              // [rows][hidden]
+  float* q = nullptr;                   // [rows][q_width]
+  float* k = nullptr;                   // [rows][k_width]
+  float* v = nullptr;                   // [rows][v_width]
+  float* attended = nullptr;            // [rows][o_width]
+  float* projected = nullptr;           // [rows][hidden]
+  std::byte* input_forms = nullptr;     // ActivationCache of [rows][hidden]
+  std::byte* attended_forms = nullptr;  // ActivationCache of [rows][o_width]
+  float* logits = nullptr;              // [kLogitRows][n_vocab]
+  MoeScratch moe;
+
+  // Bytes of all of it; and the same walk that hands out an arena of that size.
+  static uint64_t bytes_needed(const ModelSpec& spec, uint32_t rows);
+  static Scratch take(const ModelSpec& spec, uint32_t rows, HostArena& arena);
+};
+
+}  // namespace offstage

@@ -1,0 +1,66 @@
+// A conversation: tokens in, tokens out, with a record of what each one cost.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "base/result.h"
+#include "base/types.h"
+#include "runtime/runtime.h"
+#include "runtime/sampler.h"
+#include "runtime/token_record.h"
+
+namespace offstage {
+
+enum class StopReason { kMaxTokens, kEndOfGeneration, kContextFull, kCancelled, kCallback };
+std::string_view stop_reason_name(StopReason reason);  // published in JSON
+
+struct GenerateOptions {
+  uint32_t max_tokens = 128;
+  bool ignore_eos = false;
+  const std::atomic<bool>* cancel = nullptr;  // looked at between forwards
+  // Rows done of rows to do, after each prefill chunk.
+  std::function<void(uint32_t done, uint32_t total)> on_prefill;
+  // Every token as soon as it is known; false ends the generation.
+  std::function<bool(TokenId)> on_token;
+};
+
+struct Generation {
+  std::vector<TokenId> tokens;
+  StopReason stop = StopReason::kMaxTokens;
+  GenerationRecord record;
+};
+
+class Session {
+ public:
+  Session(Runtime& runtime, SequenceId sequence) : runtime_(runtime), sequence_(sequence) {}
+  ~Session() { runtime_.kv().release(sequence_); }
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  // Appends the prompt (at least one token, kInvalidArgument otherwise; kBudget if it doesn't fit
+  // the context) and generates. The first token counts as decode's; prefill ends with its logits.
+  Result<Generation> generate(std::span<const TokenId> prompt, Sampler& sampler,
+                              const GenerateOptions& options);
+
+  // Appends tokens and hands out logits after each: `sink(i, logits)` after tokens[i].
+  Status score(std::span<const TokenId> tokens, const LogitsSink& sink,
+               const std::atomic<bool>* cancel);
+
+  std::span<const TokenId> history() const { return history_; }
+
+ private:
+  Status append(std::span<const TokenId> tokens, bool all_logits, const LogitsSink& sink,
+                const GenerateOptions& options);
+  TokenRecord close_record(TokenId token);
+
+  Runtime& runtime_;
+  SequenceId sequence_;
+  std::vector<TokenId> history_;
+  TierCounters seen_tier_;
+  uint64_t seen_bytes_ = 0;
+};
+
+}  // namespace offstage

@@ -1,0 +1,35 @@
+// What one token cost: wall time split by cause, and what the tiers did for it.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "base/cause_timer.h"
+#include "base/types.h"
+
+namespace offstage {
+
+struct TokenRecord {
+  TokenId token = kNoToken;
+  int64_t wall_ns = 0;  // the causes' sum: from the end of the token before to the end of this
+  CauseTimes causes;
+  uint64_t ram_hits = 0;  // experts called and resident
+  uint64_t drive_reads = 0;
+  uint64_t bytes_read = 0;
+};
+
+// One generation: the prompt's cost and every token's.
+struct GenerationRecord {
+  uint32_t prompt_tokens = 0;
+  TokenRecord prefill;              // token: none
+  std::vector<TokenRecord> tokens;  // reserved for max_tokens at start
+
+  CauseTimes decode_causes() const {
+    CauseTimes sum;
+    for (const TokenRecord& token : tokens) sum += token.causes;
+    return sum;
+  }
+  int64_t decode_ns() const { return decode_causes().total_ns(); }
+};
+
+}  // namespace offstage

@@ -1,0 +1,178 @@
+#include "runtime/weights.h"
+
+#include <array>
+#include <unordered_map>
+
+#include "base/check.h"
+
+namespace offstage {
+namespace {
+
+constexpr uint32_t kTensorsInFlight = 8;
+
+// Tensors that kernels take as floats are converted when they aren't stored so.
+bool is_vector(const GgufTensor& tensor) { return tensor.n_dims == 1; }
+
+Extent extent_of(const GgufTensor& tensor) { return {tensor.shard, tensor.offset, tensor.bytes}; }
+
+uint64_t vector_bytes(const GgufTensor& tensor) {
+  return round_up(tensor.elements() * sizeof(float), 64);
+}
+
+// One tensor's way from the drive to verified bytes in the arena.
+class VerifiedReader {
+ public:
+  VerifiedReader(const std::vector<const GgufTensor*>& tensors, HostArena& arena,
+                 const DenseStore::Loader& loader)
+      : tensors_(tensors), loader_(loader), data_(tensors.size()), buffers_(tensors.size()) {
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      buffers_[i] = arena.take(span_bytes(extent_of(*tensors[i])), kSectorBytes);
+      total_bytes_ += tensors[i]->bytes;
+    }
+  }
+
+  Status run() {
+    std::array<ReadDone, kTensorsInFlight> done;
+    std::array<PieceHash, kTensorsInFlight> hashes;
+    while (n_verified_ < tensors_.size()) {
+      while (next_ < tensors_.size() && loader_.reads.unfinished() < kTensorsInFlight)
+        start(next_++);
+      const size_t n = loader_.reads.reap(done, 1'000'000'000);
+      for (size_t i = 0; i < n; ++i) {
+        if (!done[i].status) return tl::unexpected(done[i].status.error());
+      }
+      loader_.workers.parallel_for(static_cast<uint32_t>(n), 1,
+                                   [&](uint32_t begin, uint32_t end, uint32_t) {
+                                     for (uint32_t i = begin; i < end; ++i)
+                                       hashes[i] = hash_piece({done[i].data, done[i].extent.bytes});
+                                   });
+      for (size_t i = 0; i < n; ++i) OFFSTAGE_TRY_VOID(judge(done[i], hashes[i]));
+    }
+    return {};
+  }
+
+  const std::byte* data(size_t i) const { return data_[i]; }
+
+ private:
+  void start(size_t i) {
+    ReadJob job;
+    job.extent = extent_of(*tensors_[i]);
+    job.buffer = buffers_[i];
+    job.cookie = i;
+    loader_.reads.start(job);
+  }
+
+  Status judge(const ReadDone& done, PieceHash hash) {
+    const GgufTensor& tensor = *tensors_[done.cookie];
+    const auto place = static_cast<uint32_t>(&tensor - loader_.gguf.tensors().data());
+    const HashVerdict verdict = loader_.index.judge({place, 0}, hash);
+    const std::string& path = loader_.gguf.shards()[tensor.shard].path;
+    if (verdict == HashVerdict::kConfirmed || verdict == HashVerdict::kProvisional) {
+      data_[done.cookie] = done.data;
+      ++n_verified_;
+      verified_bytes_ += tensor.bytes;
+      if (loader_.progress) loader_.progress(verified_bytes_, total_bytes_);
+      return {};
+    }
+    const bool second = verdict == HashVerdict::kMismatch && ++mismatches_[done.cookie] == 2;
+    if (second)
+      return make_error(ErrorCode::kHashMismatch,
+                        "{}: tensor '{}' at offset {}: {} bytes were read twice and don't match "
+                        "the index (found {:016x})",
+                        path, tensor.name, tensor.offset, tensor.bytes, hash);
+    loader_.notices.add("hash", fmt::format("{}: tensor '{}' at offset {}: {}; reading it again",
+                                            path, tensor.name, tensor.offset,
+                                            verdict == HashVerdict::kConflict
+                                                ? "two reads gave different bytes, a third decides"
+                                                : "bytes don't match the index"));
+    start(done.cookie);
+    return {};
+  }
+
+  const std::vector<const GgufTensor*>& tensors_;
+  const DenseStore::Loader& loader_;
+  std::vector<const std::byte*> data_;
+  std::vector<std::byte*> buffers_;
+  std::unordered_map<uint64_t, int> mismatches_;
+  size_t next_ = 0, n_verified_ = 0;
+  uint64_t verified_bytes_ = 0, total_bytes_ = 0;
+};
+
+// Roles of tensors → where their bytes are.
+class Placer {
+ public:
+  void put(const GgufTensor* tensor, const std::byte* data) { place_[tensor] = data; }
+  Matrix matrix(const GgufTensor* tensor) const {
+    if (tensor == nullptr) return {};
+    return {tensor->type, place_.at(tensor), static_cast<uint32_t>(tensor->dims[1]),
+            static_cast<uint32_t>(tensor->dims[0])};
+  }
+  const float* vector(const GgufTensor* tensor) const {
+    return tensor == nullptr ? nullptr : reinterpret_cast<const float*>(place_.at(tensor));
+  }
+
+ private:
+  std::unordered_map<const GgufTensor*, const std::byte*> place_;
+};
+
+LayerWeights place_layer(const LayerTensors& t, const Placer& at) {
+  LayerWeights w;
+  w.attn_norm = at.vector(t.attn_norm);
+  w.ffn_norm = at.vector(t.ffn_norm);
+  w.q_bias = at.vector(t.q_bias);
+  w.k_bias = at.vector(t.k_bias);
+  w.v_bias = at.vector(t.v_bias);
+  w.q_norm = at.vector(t.q_norm);
+  w.k_norm = at.vector(t.k_norm);
+  w.shared_gate_input = at.vector(t.shared_gate_input);
+  w.q = at.matrix(t.q);
+  w.k = at.matrix(t.k);
+  w.v = at.matrix(t.v);
+  w.o = at.matrix(t.o);
+  w.router = at.matrix(t.router);
+  w.shared_gate = at.matrix(t.shared_gate);
+  w.shared_up = at.matrix(t.shared_up);
+  w.shared_down = at.matrix(t.shared_down);
+  w.gate_type = t.gate_experts->type;
+  w.up_type = t.up_experts->type;
+  w.down_type = t.down_experts->type;
+  return w;
+}
+
+}  // namespace
+
+uint64_t DenseStore::bytes_needed(const ModelTensors& tensors) {
+  uint64_t bytes = 0;
+  for (const GgufTensor* tensor : tensors.dense()) {
+    bytes += span_bytes(extent_of(*tensor));
+    if (is_vector(*tensor)) bytes += vector_bytes(*tensor);
+  }
+  return bytes;
+}
+
+Result<DenseStore> DenseStore::load(const ModelTensors& tensors, HostArena arena,
+                                    const Loader& loader) {
+  DenseStore store(std::move(arena));
+  const std::vector<const GgufTensor*> dense = tensors.dense();
+  VerifiedReader reader(dense, store.arena_, loader);
+  OFFSTAGE_TRY_VOID(reader.run());
+
+  Placer at;
+  for (size_t i = 0; i < dense.size(); ++i) {
+    at.put(dense[i], reader.data(i));
+    if (!is_vector(*dense[i])) continue;
+    auto* floats = reinterpret_cast<float*>(store.arena_.take(vector_bytes(*dense[i]), 64));
+    loader.kernels.dequantise(dense[i]->type, reader.data(i),
+                              static_cast<uint32_t>(dense[i]->elements()), floats);
+    at.put(dense[i], reinterpret_cast<const std::byte*>(floats));
+  }
+  DenseWeights& weights = store.weights_;
+  weights.embedding = at.matrix(tensors.embedding);
+  weights.output = at.matrix(tensors.output);
+  weights.output_norm = at.vector(tensors.output_norm);
+  weights.rope_factors = at.vector(tensors.rope_factors);
+  for (const LayerTensors& layer : tensors.layers) weights.layers.push_back(place_layer(layer, at));
+  return store;
+}
+
+}  // namespace offstage
