@@ -42,12 +42,12 @@ enum class IoEngineKind { kAuto, kUring, kThreads };
 enum class DirectIo { kAuto, kOn, kOff };
 
 struct IoEngineOptions {
-  std::vector<std::string> paths;
+  std::vector<std::string> paths = {};
   IoEngineKind kind = IoEngineKind::kAuto;  // auto: uring, else threads, announced
   DirectIo direct = DirectIo::kAuto;        // auto: O_DIRECT, else buffered, announced per file
   uint32_t depth = 32;                      // reads in flight at most, over all files
   // Memory that most reads go to; registered with the kernel where it allows (announced if not).
-  std::vector<std::span<std::byte>> buffers;
+  std::vector<std::span<std::byte>> buffers = {};
 };
 
 // Facts about an engine's work so far: what reports say and tests prove.

@@ -1,0 +1,196 @@
+// What set-up does when the machine says no: each fallback happens, and is announced.
+#include <fcntl.h>
+#include <gmock/gmock.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sys/mount.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+#include <cerrno>
+#include <cstddef>
+#include <filesystem>
+
+#include "base/clock.h"
+#include "io/engine.h"
+#include "tests/io/temp_file.h"
+
+namespace offstage {
+namespace {
+
+using testing::AlignedBuffer;
+using testing::BoundedTest;
+using ::testing::HasSubstr;
+using testing::TempFile;
+
+class EngineSetupTest : public BoundedTest {
+ protected:
+  // Opens, reads one sector, and tells how it went in one line: "uring direct | subject: text".
+  static std::string open_and_read(const IoEngineOptions& options) {
+    Notices notices;
+    auto engine = open_io_engine(options, notices);
+    if (!engine) {
+      return fmt::format("{}: {}", error_code_name(engine.error().code), engine.error().message);
+    }
+    AlignedBuffer buffer(kSectorBytes);
+    const ReadRequest request = {.buffer = buffer.data(), .bytes = kSectorBytes};
+    (*engine)->submit({&request, 1});
+    ReadCompletion done;
+    if ((*engine)->reap({&done, 1}, 10'000'000'000) != 1) return "no completion";
+    std::string text = fmt::format("{} {} read {}", (*engine)->name(),
+                                   (*engine)->direct_io(0) ? "direct" : "buffered", done.result);
+    for (const Notice& notice : notices.list()) {
+      text += fmt::format(" | {}: {}", notice.subject, notice.text);
+    }
+    return text;
+  }
+
+  // Runs `work` in a child, since what it does to its process can't be undone; returns its text.
+  template <typename Work>
+  static std::string in_child(Work&& work) {
+    int ends[2];
+    CHECK_EQ(pipe2(ends, O_CLOEXEC), 0);
+    const pid_t child = fork();
+    CHECK_GE(child, 0);
+    if (child == 0) {
+      alarm(30);
+      const std::string text = work();
+      const bool sent =
+          write(ends[1], text.data(), text.size()) == static_cast<ssize_t>(text.size());
+      _exit(sent ? 0 : 1);
+    }
+    close(ends[1]);
+    std::string text;
+    char chunk[4096];
+    for (ssize_t n; (n = read(ends[0], chunk, sizeof chunk)) > 0;) text.append(chunk, n);
+    close(ends[0]);
+    int status = 0;
+    CHECK_EQ(waitpid(child, &status, 0), child);
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "child status " << status;
+    return text;
+  }
+
+  // From now on `syscall_number` answers `err` in this process (and its later threads).
+  static void refuse_syscall(unsigned syscall_number, unsigned err) {
+    sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, syscall_number, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | err),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    sock_fprog program = {.len = 4, .filter = code};
+    CHECK_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
+    CHECK_EQ(prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program), 0);
+  }
+};
+
+TEST_F(EngineSetupTest, AutoFallsBackToThreadsWhenIoUringIsRefused) {
+  const TempFile file = TempFile::random(10'000);
+  for (const int err : {EPERM, ENOSYS, ENOMEM}) {
+    const std::string text = in_child([&] {
+      refuse_syscall(SYS_io_uring_setup, static_cast<unsigned>(err));
+      return open_and_read({.paths = {file.path()}});
+    });
+    EXPECT_THAT(text, HasSubstr("threads direct read 4096 | io_engine: "));
+    EXPECT_THAT(text, HasSubstr(std::strerror(err)));
+  }
+}
+
+TEST_F(EngineSetupTest, AutoFallsBackWhenEnteringTheRingIsRefused) {
+  const TempFile file = TempFile::random(10'000);
+  const std::string text = in_child([&] {
+    refuse_syscall(SYS_io_uring_enter, EPERM);
+    return open_and_read({.paths = {file.path()}});
+  });
+  EXPECT_THAT(text, HasSubstr("threads direct read 4096 | io_engine: "));
+}
+
+TEST_F(EngineSetupTest, NamedUringThatIsRefusedIsAnError) {
+  const TempFile file = TempFile::random(10'000);
+  const std::string text = in_child([&] {
+    refuse_syscall(SYS_io_uring_setup, EPERM);
+    return open_and_read({.paths = {file.path()}, .kind = IoEngineKind::kUring});
+  });
+  EXPECT_THAT(text, HasSubstr("permission: io_uring"));
+}
+
+TEST_F(EngineSetupTest, AnnouncesBuffersThatMayNotBeLocked) {
+  const TempFile file = TempFile::random(10'000);
+  AlignedBuffer buffer(8 << 20);
+  const std::string text = in_child([&]() -> std::string {
+    const rlimit limit = {64 << 10, 64 << 10};
+    CHECK_EQ(setrlimit(RLIMIT_MEMLOCK, &limit), 0);
+    if (geteuid() == 0 && setuid(65534) != 0) return "skip";
+    if (access(file.path().c_str(), R_OK) != 0) return "skip";
+    return open_and_read(
+        {.paths = {file.path()}, .kind = IoEngineKind::kUring, .buffers = {buffer.span()}});
+  });
+  if (text == "skip") GTEST_SKIP() << "nobody can't read " << file.path();
+  EXPECT_THAT(text, HasSubstr("uring direct read 4096 | io_buffers: "));
+  EXPECT_THAT(text, HasSubstr("RLIMIT_MEMLOCK is 64.0"));
+}
+
+TEST_F(EngineSetupTest, SetUpOutOfDescriptorsFallsBackOrNamesTheFile) {
+  const TempFile file = TempFile::random(10'000);
+  for (rlim_t spare = 0; spare < 4; ++spare) {
+    const std::string text = in_child([&] {
+      const int next = dup(0);
+      close(next);
+      const rlimit limit = {static_cast<rlim_t>(next) + spare, static_cast<rlim_t>(next) + spare};
+      CHECK_EQ(setrlimit(RLIMIT_NOFILE, &limit), 0);
+      return open_and_read({.paths = {file.path()}});
+    });
+    const char* expected = spare == 0  ? "cannot open: Too many open files"
+                           : spare < 3 ? "threads direct read 4096 | io_engine: "
+                                       : "uring direct read 4096";
+    EXPECT_THAT(text, HasSubstr(expected)) << spare << " descriptors to spare";
+  }
+}
+
+// What an in-memory filesystem says to O_DIRECT is no proof: it takes the flag, and misaligned
+// reads too.
+TEST_F(EngineSetupTest, DoesNotBelieveTmpfs) {
+  struct statfs fs = {};
+  if (statfs("/dev/shm", &fs) != 0 || fs.f_type != TMPFS_MAGIC) GTEST_SKIP() << "no tmpfs";
+  const TempFile file(testing::random_bytes(10'000, 1), "/dev/shm");
+  EXPECT_THAT(open_and_read({.paths = {file.path()}}),
+              HasSubstr("uring buffered read 4096 | direct_io: "));
+  EXPECT_THAT(open_and_read({.paths = {file.path()}, .direct = DirectIo::kOn}),
+              HasSubstr("unsupported: "));
+}
+
+TEST_F(EngineSetupTest, RefusesWhatIsNotAFile) {
+  const std::string folder = testing::real_folder();
+  EXPECT_THAT(open_and_read({.paths = {folder + "/offstage-absent"}}), HasSubstr("not_found: "));
+  EXPECT_THAT(open_and_read({.paths = {folder}}), HasSubstr("invalid_argument: "));
+  const std::string fifo = folder + "/offstage-test-fifo-" + std::to_string(getpid());
+  ASSERT_EQ(mkfifo(fifo.c_str(), 0600), 0);
+  EXPECT_THAT(open_and_read({.paths = {fifo}}), HasSubstr("invalid_argument: "));  // and no hang
+  unlink(fifo.c_str());
+  EXPECT_THAT(open_and_read({.paths = {"/dev/zero"}}), HasSubstr("invalid_argument: "));
+}
+
+TEST_F(EngineSetupTest, RefusesDepthOutOfRange) {
+  EXPECT_THAT(open_and_read({.depth = 0}), HasSubstr("invalid_argument: "));
+  EXPECT_THAT(open_and_read({.depth = 100'000}), HasSubstr("invalid_argument: "));
+}
+
+TEST_F(EngineSetupTest, LeaksNoDescriptor) {
+  const TempFile file = TempFile::random(10'000);
+  const auto open_descriptors = [] {
+    namespace fs = std::filesystem;
+    return std::distance(fs::directory_iterator("/proc/self/fd"), fs::directory_iterator());
+  };
+  const auto before = open_descriptors();
+  for (const IoEngineKind kind : {IoEngineKind::kUring, IoEngineKind::kThreads}) {
+    for (int i = 0; i < 3; ++i) open_and_read({.paths = {file.path()}, .kind = kind});
+    open_and_read({.paths = {file.path(), "/dev/null"}, .kind = kind});
+  }
+  EXPECT_EQ(open_descriptors(), before);
+}
+
+}  // namespace
+}  // namespace offstage
