@@ -32,6 +32,7 @@ class AlignedBytes {
   AlignedBytes(const AlignedBytes&) = delete;
   AlignedBytes& operator=(const AlignedBytes&) = delete;
   std::byte* data() { return storage_.data() + begin_; }
+  const std::byte* data() const { return storage_.data() + begin_; }
   size_t size() const { return storage_.size() - begin_; }
 
  private:

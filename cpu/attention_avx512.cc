@@ -1,0 +1,202 @@
+// Attention of one query row: sixteen lanes over d for q · k, positions in lanes for the softmax, d
+// in lanes for the values. K and V of a block are converted once for up to eight heads.
+#include <immintrin.h>
+
+#include <cstddef>
+
+#include "cpu/avx512.h"
+#include "cpu/lanes_avx512.h"
+#include "cpu/scalar.h"
+
+namespace offstage {
+namespace {
+
+OFFSTAGE_INLINE __mmask16 lanes_from(uint32_t at, uint32_t n) {
+  return static_cast<__mmask16>(n - at >= 16 ? 0xffff : (1u << (n - at)) - 1);
+}
+
+// Elements at … at + 15 of a stored row; `at` is a multiple of 16.
+template <KvType kType>
+OFFSTAGE_INLINE __m512 load_kv(const std::byte* row, uint32_t at, __mmask16 lanes) {
+  if constexpr (kType == KvType::kF32) return _mm512_maskz_loadu_ps(lanes, row + size_t{at} * 4);
+  if constexpr (kType == KvType::kF16)
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, row + size_t{at} * 2));
+  const std::byte* block = row + size_t{at} / 32 * 34;
+  uint16_t d;
+  __builtin_memcpy(&d, block, 2);
+  const __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 2 + at % 32));
+  return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)),
+                       _mm512_cvtph_ps(_mm256_set1_epi16(static_cast<short>(d))));
+}
+
+// The positions of one block that are attended, within the block.
+struct Block {
+  const std::byte* k;
+  const std::byte* v;
+  uint32_t begin, end;
+  bool first;
+};
+
+template <int kHeads>
+struct State {
+  alignas(64) float p[kHeads][kKvBlockPositions];
+  float m[kHeads], l[kHeads];
+  float old_scale[kHeads], new_scale[kHeads];
+};
+
+// p ← scale · dot(q, k) for the attended positions; others are left as they are.
+template <KvType kType, int kHeads>
+void score(const AttentionArgs& args, const float* q, const Block& block, State<kHeads>* state) {
+  const uint32_t n = args.head_dim_k;
+  const uint64_t stride = kv_row_bytes(kType, n);
+  const __m512 scale = _mm512_set1_ps(args.scale);
+  for (uint32_t origin = 0; origin < kKvBlockPositions; origin += 16) {
+    __m512 partial[kHeads][16];
+    for (uint32_t i = 0; i < 16; ++i) {
+      __m512 lanes[kHeads];
+      for (int h = 0; h < kHeads; ++h) lanes[h] = _mm512_setzero_ps();
+      if (origin + i >= block.begin && origin + i < block.end) {
+        const std::byte* row = block.k + stride * (origin + i);
+        for (uint32_t d = 0; d < n; d += 16) {
+          const __mmask16 m = lanes_from(d, n);
+          const __m512 k = load_kv<kType>(row, d, m);
+          for (int h = 0; h < kHeads; ++h)
+            lanes[h] = _mm512_fmadd_ps(
+                _mm512_maskz_loadu_ps(m, q + size_t{static_cast<uint32_t>(h)} * n + d), k,
+                lanes[h]);
+        }
+      }
+      for (int h = 0; h < kHeads; ++h) partial[h][i] = lanes[h];
+    }
+    for (int h = 0; h < kHeads; ++h)
+      _mm512_store_ps(state->p[h] + origin, _mm512_mul_ps(scale, sum_lanes16_avx512(partial[h])));
+  }
+}
+
+// Scores → p of the block, and how it merges with what came before.
+template <int kHeads>
+void merge_softmax(const Block& block, State<kHeads>* state) {
+  const __m512 lowest = _mm512_set1_ps(-__builtin_inff());
+  const uint64_t attended = (block.end == 64 ? ~uint64_t{0} : (uint64_t{1} << block.end) - 1) &
+                            ~uint64_t{0} << block.begin;
+  for (int h = 0; h < kHeads; ++h) {
+    __m512 max = lowest;
+    for (int i = 0; i < 4; ++i)
+      max = _mm512_max_ps(_mm512_mask_load_ps(lowest, static_cast<__mmask16>(attended >> (16 * i)),
+                                              state->p[h] + 16 * i),
+                          max);
+    const float m = _mm512_reduce_max_ps(max);
+    __m512 lanes = _mm512_setzero_ps();
+    for (int i = 0; i < 4; ++i) {
+      const auto mask = static_cast<__mmask16>(attended >> (16 * i));
+      const __m512 s = _mm512_load_ps(state->p[h] + 16 * i);
+      const __m512 p = _mm512_maskz_mov_ps(mask, exp_avx512(_mm512_sub_ps(s, _mm512_set1_ps(m))));
+      _mm512_store_ps(state->p[h] + 16 * i, p);
+      lanes = _mm512_add_ps(lanes, p);
+    }
+    const float l = sum_lanes_avx512(lanes);
+    if (block.first) {
+      state->m[h] = m;
+      state->l[h] = l;
+      continue;
+    }
+    const float top = m > state->m[h] ? m : state->m[h];
+    state->old_scale[h] = exp_scalar(state->m[h] - top);
+    state->new_scale[h] = exp_scalar(m - top);
+    state->l[h] = __builtin_fmaf(l, state->new_scale[h], state->l[h] * state->old_scale[h]);
+    state->m[h] = top;
+  }
+}
+
+// Elements d … of the block's Σ p·v, kChunks vectors of sixteen, merged into out.
+template <KvType kType, int kHeads, int kChunks>
+OFFSTAGE_INLINE void add_values(const AttentionArgs& args, const Block& block, uint32_t d,
+                                const State<kHeads>& state, float* out) {
+  const uint32_t n = args.head_dim_v;
+  const uint64_t stride = kv_row_bytes(kType, n);
+  __mmask16 lanes[kChunks];
+  __m512 o[kHeads][kChunks];
+  for (uint32_t c = 0; c < kChunks; ++c) {
+    lanes[c] = lanes_from(d + 16 * c, n);
+    for (int h = 0; h < kHeads; ++h) o[h][c] = _mm512_setzero_ps();
+  }
+  for (uint32_t i = block.begin; i < block.end; ++i) {
+    __m512 v[kChunks];
+    for (uint32_t c = 0; c < kChunks; ++c)
+      v[c] = load_kv<kType>(block.v + stride * i, d + 16 * c, lanes[c]);
+    for (int h = 0; h < kHeads; ++h) {
+      const __m512 p = _mm512_set1_ps(state.p[h][i]);
+      for (int c = 0; c < kChunks; ++c) o[h][c] = _mm512_fmadd_ps(p, v[c], o[h][c]);
+    }
+  }
+  for (uint32_t h = 0; h < kHeads; ++h) {
+    for (uint32_t c = 0; c < kChunks; ++c) {
+      float* at = out + size_t{h} * n + d + 16 * c;
+      if (!block.first) {
+        const __m512 old =
+            _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes[c], at), _mm512_set1_ps(state.old_scale[h]));
+        o[h][c] = _mm512_fmadd_ps(o[h][c], _mm512_set1_ps(state.new_scale[h]), old);
+      }
+      _mm512_mask_storeu_ps(at, lanes[c], o[h][c]);
+    }
+  }
+}
+
+template <KvType kType, int kHeads>
+void accumulate(const AttentionArgs& args, const Block& block, const State<kHeads>& state,
+                float* out) {
+  constexpr int kChunks = kHeads == 8 ? 2 : 4;
+  uint32_t d = 0;
+  for (; d + 16 * kChunks <= args.head_dim_v; d += 16 * kChunks)
+    add_values<kType, kHeads, kChunks>(args, block, d, state, out);
+  for (; d < args.head_dim_v; d += 16) add_values<kType, kHeads, 1>(args, block, d, state, out);
+}
+
+template <int kHeads>
+void attend(const AttentionArgs& args, uint32_t head) {
+  const float* q = args.q + size_t{head} * args.head_dim_k;
+  float* out = args.out + size_t{head} * args.head_dim_v;
+  State<kHeads> state;
+  const uint32_t first_block = args.first / kKvBlockPositions;
+  const uint32_t last_block = args.last / kKvBlockPositions;
+  for (uint32_t b = first_block; b <= last_block; ++b) {
+    const Block block = {
+        .k = args.k_blocks[b] + args.k_offset,
+        .v = args.v_blocks[b] + args.v_offset,
+        .begin = b == first_block ? args.first % kKvBlockPositions : 0,
+        .end = b == last_block ? args.last % kKvBlockPositions + 1 : kKvBlockPositions,
+        .first = b == first_block,
+    };
+    switch (args.k_type) {
+      case KvType::kF32: score<KvType::kF32>(args, q, block, &state); break;
+      case KvType::kF16: score<KvType::kF16>(args, q, block, &state); break;
+      case KvType::kQ8_0: score<KvType::kQ8_0>(args, q, block, &state); break;
+    }
+    merge_softmax(block, &state);
+    switch (args.v_type) {
+      case KvType::kF32: accumulate<KvType::kF32>(args, block, state, out); break;
+      case KvType::kF16: accumulate<KvType::kF16>(args, block, state, out); break;
+      case KvType::kQ8_0: accumulate<KvType::kQ8_0>(args, block, state, out); break;
+    }
+  }
+  for (uint32_t h = 0; h < kHeads; ++h) {
+    const __m512 l = _mm512_set1_ps(state.l[h]);
+    for (uint32_t d = 0; d < args.head_dim_v; d += 16) {
+      const __mmask16 m = lanes_from(d, args.head_dim_v);
+      float* at = out + size_t{h} * args.head_dim_v + d;
+      _mm512_mask_storeu_ps(at, m, _mm512_div_ps(_mm512_maskz_loadu_ps(m, at), l));
+    }
+  }
+}
+
+}  // namespace
+
+void attention_avx512(const AttentionArgs& args) {
+  check_attention(args);
+  uint32_t head = 0;
+  for (; head + 8 <= args.n_heads; head += 8) attend<8>(args, head);
+  for (; head + 4 <= args.n_heads; head += 4) attend<4>(args, head);
+  for (; head < args.n_heads; ++head) attend<1>(args, head);
+}
+
+}  // namespace offstage

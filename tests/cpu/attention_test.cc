@@ -1,0 +1,181 @@
+// Attention: bits of the oracle for every window, head count and storage; the oracle against
+// doubles.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "cpu_test_data.h"
+
+namespace offstage {
+namespace {
+
+struct Shape {
+  uint32_t head_dim_k, head_dim_v, n_heads;
+};
+
+// Blocks of 64 positions, filled up to `n_positions`; what lies beyond is NaN, so that a read
+// shows.
+struct Cache {
+  Cache(KvType k_type, KvType v_type, const Shape& shape, uint32_t n_positions, uint64_t seed)
+      : rng(seed) {
+    const auto* scalar = *kernels_for(Isa::kScalar);
+    const uint32_t n_blocks = (n_positions + kKvBlockPositions - 1) / kKvBlockPositions;
+    fill(*scalar, k_type, shape.head_dim_k, n_positions, n_blocks, &keys, &k_storage, &k_blocks);
+    fill(*scalar, v_type, shape.head_dim_v, n_positions, n_blocks, &values, &v_storage, &v_blocks);
+    q = random_floats(size_t{shape.n_heads} * shape.head_dim_k, rng);
+  }
+
+  void fill(const Kernels& kernels, KvType type, uint32_t dim, uint32_t n_positions,
+            uint32_t n_blocks, std::vector<float>* plain,
+            std::vector<std::vector<std::byte>>* bytes, std::vector<const std::byte*>* blocks) {
+    const size_t row = kv_row_bytes(type, dim);
+    *plain = random_floats(size_t{n_positions} * dim, rng);
+    for (uint32_t b = 0; b < n_blocks; ++b) {
+      bytes->emplace_back(kOffset + row * kKvBlockPositions, std::byte{0xff});
+      for (uint32_t i = 0; i < kKvBlockPositions; ++i) {
+        const uint32_t position = b * kKvBlockPositions + i;
+        if (position < n_positions)
+          kernels.store_kv(type, plain->data() + size_t{position} * dim, dim,
+                           bytes->back().data() + kOffset + row * i);
+      }
+    }
+    for (const auto& block : *bytes) blocks->push_back(block.data());
+  }
+
+  static constexpr uint64_t kOffset = 64;
+  Rng rng;
+  std::vector<float> keys, values, q;
+  std::vector<std::vector<std::byte>> k_storage, v_storage;
+  std::vector<const std::byte*> k_blocks, v_blocks;
+};
+
+AttentionArgs args_of(const Cache& cache, KvType k, KvType v, const Shape& shape) {
+  AttentionArgs args;
+  args.k_type = k;
+  args.v_type = v;
+  args.head_dim_k = shape.head_dim_k;
+  args.head_dim_v = shape.head_dim_v;
+  args.n_heads = shape.n_heads;
+  args.q = cache.q.data();
+  args.k_blocks = cache.k_blocks.data();
+  args.v_blocks = cache.v_blocks.data();
+  args.k_offset = args.v_offset = Cache::kOffset;
+  args.scale = 1.0f / std::sqrt(static_cast<float>(shape.head_dim_k));
+  return args;
+}
+
+std::vector<float> attend(const Kernels& kernels, AttentionArgs args) {
+  std::vector<float> out(size_t{args.n_heads} * args.head_dim_v, -12345.0f);
+  args.out = out.data();
+  kernels.attention(args);
+  return out;
+}
+
+class Attention : public testing::TestWithParam<Isa> {
+ protected:
+  void SetUp() override {
+    const auto found = kernels_for(GetParam());
+    if (!found) GTEST_SKIP() << found.error().message;
+    kernels_ = *found;
+    ASSERT_EQ(kernels_->isa, GetParam()) << "another table ran";
+    scalar_ = *kernels_for(Isa::kScalar);
+  }
+  const Kernels* kernels_ = nullptr;
+  const Kernels* scalar_ = nullptr;
+};
+
+TEST_P(Attention, HasTheOraclesBits) {
+  constexpr Shape kShapes[] = {{64, 64, 1},  {128, 128, 8}, {128, 128, 5}, {32, 96, 4},
+                               {96, 32, 13}, {160, 128, 2}, {576, 512, 16}};
+  constexpr uint32_t kWindows[][2] = {{0, 0},   {0, 1},     {0, 62},   {0, 63},   {0, 64},
+                                      {0, 200}, {37, 41},   {63, 64},  {64, 127}, {65, 130},
+                                      {1, 191}, {127, 128}, {190, 199}};
+  for (KvType k : {KvType::kF32, KvType::kF16, KvType::kQ8_0}) {
+    for (KvType v : {KvType::kF32, KvType::kF16, KvType::kQ8_0}) {
+      for (const Shape& shape : kShapes) {
+        if (k != v && shape.n_heads != 5) continue;
+        const Cache cache(k, v, shape, 201, shape.head_dim_k);
+        AttentionArgs args = args_of(cache, k, v, shape);
+        for (const auto& window : kWindows) {
+          args.first = window[0];
+          args.last = window[1];
+          const auto expected = attend(*scalar_, args), actual = attend(*kernels_, args);
+          std::string difference;
+          EXPECT_TRUE(same_bits(expected.data(), actual.data(), actual.size(), &difference))
+              << shape.head_dim_k << "×" << shape.n_heads << " [" << args.first << ", " << args.last
+              << "]: " << difference;
+          EXPECT_FALSE(std::isnan(actual[0])) << "a position outside the window was used";
+        }
+      }
+    }
+  }
+}
+
+TEST_P(Attention, OddHeadDimensions) {
+  for (const Shape& shape : {Shape{40, 24, 3}, Shape{7, 5, 9}, Shape{80, 80, 8}}) {
+    const Cache cache(KvType::kF16, KvType::kF32, shape, 100, 3);
+    AttentionArgs args = args_of(cache, KvType::kF16, KvType::kF32, shape);
+    args.last = 99;
+    const auto expected = attend(*scalar_, args), actual = attend(*kernels_, args);
+    std::string difference;
+    EXPECT_TRUE(same_bits(expected.data(), actual.data(), actual.size(), &difference))
+        << difference;
+  }
+}
+
+// A head's bits don't depend on the heads beside it.
+TEST_P(Attention, HeadsAloneAndTogether) {
+  const Shape shape{128, 128, 13};
+  const Cache cache(KvType::kF16, KvType::kF16, shape, 150, 5);
+  AttentionArgs args = args_of(cache, KvType::kF16, KvType::kF16, shape);
+  args.first = 3;
+  args.last = 149;
+  const auto together = attend(*kernels_, args);
+  for (uint32_t h = 0; h < shape.n_heads; ++h) {
+    AttentionArgs alone = args;
+    alone.n_heads = 1;
+    alone.q = args.q + size_t{h} * shape.head_dim_k;
+    const auto out = attend(*kernels_, alone);
+    std::string difference;
+    EXPECT_TRUE(same_bits(together.data() + size_t{h} * shape.head_dim_v, out.data(), out.size(),
+                          &difference))
+        << "head " << h << ": " << difference;
+  }
+}
+
+TEST_P(Attention, NearDoublePrecision) {
+  const Shape shape{128, 64, 4};
+  const Cache cache(KvType::kF32, KvType::kF32, shape, 300, 7);
+  AttentionArgs args = args_of(cache, KvType::kF32, KvType::kF32, shape);
+  args.first = 10;
+  args.last = 299;
+  const auto out = attend(*kernels_, args);
+  for (uint32_t h = 0; h < shape.n_heads; ++h) {
+    std::vector<double> weight(300);
+    double max = -INFINITY, sum = 0;
+    for (uint32_t i = args.first; i <= args.last; ++i) {
+      double dot = 0;
+      for (uint32_t d = 0; d < shape.head_dim_k; ++d)
+        dot += double{cache.q[h * shape.head_dim_k + d]} * cache.keys[i * shape.head_dim_k + d];
+      weight[i] = dot * args.scale;
+      max = std::max(max, weight[i]);
+    }
+    for (uint32_t i = args.first; i <= args.last; ++i) sum += weight[i] = std::exp(weight[i] - max);
+    for (uint32_t d = 0; d < shape.head_dim_v; ++d) {
+      double expected = 0, magnitude = 0;
+      for (uint32_t i = args.first; i <= args.last; ++i) {
+        const double term = weight[i] / sum * cache.values[i * shape.head_dim_v + d];
+        expected += term;
+        magnitude += std::abs(term);
+      }
+      // Scores of magnitude ~20 carry an absolute error of ~20 · 2⁻²⁴, which exp turns relative.
+      EXPECT_NEAR(out[h * shape.head_dim_v + d], expected, 1e-5 * magnitude + 1e-7);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Isas, Attention, testing::ValuesIn(kAllIsas),
+                         [](const auto& info) { return std::string(isa_name(info.param)); });
+
+}  // namespace
+}  // namespace offstage

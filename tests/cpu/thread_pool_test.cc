@@ -1,0 +1,139 @@
+#include "cpu/thread_pool.h"
+
+#include <gtest/gtest.h>
+#include <sched.h>
+#include <sys/resource.h>
+
+#include <atomic>
+#include <chrono>
+#include <set>
+#include <thread>
+#include <vector>
+
+#include "cpu/topology.h"
+
+namespace offstage {
+namespace {
+
+class ThreadPoolOf : public testing::TestWithParam<uint32_t> {
+ protected:
+  Notices notices_;
+};
+
+TEST_P(ThreadPoolOf, EveryIndexOnceInChunksOfAtLeastTheGrain) {
+  ThreadPool pool(GetParam(), notices_);
+  ASSERT_EQ(pool.size(), GetParam());
+  for (uint32_t n : {0u, 1u, 2u, 3u, 16u, 17u, 100u, 1000u, 4099u}) {
+    for (uint32_t grain : {0u, 1u, 3u, 16u, 64u, 5000u}) {
+      std::vector<std::atomic<int>> hits(n);
+      std::atomic<uint32_t> short_chunks{0}, misaligned{0}, worker_max{0};
+      pool.parallel_for(n, grain, [&](uint32_t begin, uint32_t end, uint32_t worker) {
+        if (end - begin < grain && end != n) ++short_chunks;
+        if (grain != 0 && begin % grain != 0) ++misaligned;
+        uint32_t seen = worker_max.load();
+        while (worker > seen && !worker_max.compare_exchange_weak(seen, worker)) {
+        }
+        for (uint32_t i = begin; i < end; ++i) ++hits[i];
+      });
+      for (uint32_t i = 0; i < n; ++i) ASSERT_EQ(hits[i].load(), 1) << "index " << i;
+      EXPECT_EQ(short_chunks.load(), 0u);
+      EXPECT_EQ(misaligned.load(), 0u);
+      EXPECT_LT(worker_max.load(), pool.size());
+    }
+  }
+}
+
+// Plain memory written by one call is read by the next, from whichever worker.
+TEST_P(ThreadPoolOf, CallsFollowOneAnother) {
+  ThreadPool pool(GetParam(), notices_);
+  std::vector<uint64_t> values(512, 1);
+  for (int round = 0; round < 2000; ++round) {
+    pool.parallel_for(512, 8, [&](uint32_t begin, uint32_t end, uint32_t) {
+      for (uint32_t i = begin; i < end; ++i) values[i] += values[511 - i] != 0 ? 0 : 1;
+    });
+    pool.parallel_for(512, 8, [&](uint32_t begin, uint32_t end, uint32_t) {
+      for (uint32_t i = begin; i < end; ++i) ++values[511 - i];
+    });
+  }
+  for (uint64_t value : values) ASSERT_EQ(value, 2001u);
+}
+
+TEST_P(ThreadPoolOf, WorksAfterSleeping) {
+  ThreadPool pool(GetParam(), notices_);
+  for (int round = 0; round < 20; ++round) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    std::atomic<uint32_t> sum{0};
+    pool.parallel_for(100, 1, [&](uint32_t begin, uint32_t end, uint32_t) { sum += end - begin; });
+    ASSERT_EQ(sum.load(), 100u);
+  }
+}
+
+TEST_P(ThreadPoolOf, EachWorkerIsOneThread) {
+  ThreadPool pool(GetParam(), notices_);
+  std::vector<std::thread::id> ids(pool.size());
+  std::atomic<int> swapped{0};
+  for (int round = 0; round < 200; ++round) {
+    pool.parallel_for(64, 1, [&](uint32_t, uint32_t, uint32_t worker) {
+      const auto self = std::this_thread::get_id();
+      if (ids[worker] == std::thread::id{}) ids[worker] = self;
+      if (ids[worker] != self) ++swapped;
+    });
+  }
+  EXPECT_EQ(swapped.load(), 0);
+  EXPECT_EQ(ids[0], std::this_thread::get_id()) << "the caller is worker 0";
+}
+
+INSTANTIATE_TEST_SUITE_P(Sizes, ThreadPoolOf, testing::Values(1, 2, 3, 8));
+
+TEST(ThreadPool, DefaultIsTheAllowedCores) {
+  const Topology topology = read_topology();
+  ASSERT_FALSE(topology.core_processors.empty());
+  Notices notices;
+  ThreadPool pool(0, notices);
+  auto expected = static_cast<uint32_t>(topology.core_processors.size());
+  if (topology.quota_cores != 0) expected = std::min(expected, topology.quota_cores);
+  EXPECT_EQ(pool.size(), expected);
+}
+
+TEST(ThreadPool, RespectsTheAffinityMask) {
+  cpu_set_t before;
+  ASSERT_EQ(sched_getaffinity(0, sizeof before, &before), 0);
+  const Topology all = read_topology();
+  cpu_set_t one;
+  CPU_ZERO(&one);
+  CPU_SET(all.core_processors.back(), &one);
+  ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+  const Topology restricted = read_topology();
+  Notices notices;
+  const uint32_t size = ThreadPool(0, notices).size();
+  ASSERT_EQ(sched_setaffinity(0, sizeof before, &before), 0);
+  EXPECT_EQ(restricted.core_processors, std::vector<uint32_t>{all.core_processors.back()});
+  EXPECT_EQ(size, 1u);
+}
+
+TEST(ThreadPool, MoreThreadsThanCoresIsSaid) {
+  const auto n_cores = static_cast<uint32_t>(read_topology().core_processors.size());
+  Notices notices;
+  ThreadPool pool(n_cores + 1, notices);
+  ASSERT_EQ(notices.list().size(), 1u);
+  EXPECT_EQ(notices.list()[0].subject, "threads");
+}
+
+TEST(ThreadPool, IdleWorkersUseNoProcessor) {
+  Notices notices;
+  ThreadPool pool(4, notices);
+  pool.parallel_for(64, 1, [](uint32_t, uint32_t, uint32_t) {});
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  rusage before{}, after{};
+  getrusage(RUSAGE_SELF, &before);
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  getrusage(RUSAGE_SELF, &after);
+  const auto microseconds = [](const rusage& r) {
+    return (r.ru_utime.tv_sec + r.ru_stime.tv_sec) * 1'000'000 + r.ru_utime.tv_usec +
+           r.ru_stime.tv_usec;
+  };
+  EXPECT_LT(microseconds(after) - microseconds(before), 20'000);
+}
+
+}  // namespace
+}  // namespace offstage
