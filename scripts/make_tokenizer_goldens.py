@@ -5,9 +5,9 @@ Byte-level BPE comes from PyPI `tokenizers` (its own regex engine, oniguruma, ru
 SentencePiece family from PyPI `sentencepiece`, and its special tokens from `tokenizers` again. Texts: each line of
 corpus.txt, the whole of it, and the awkward cases below, which go into cases.json.
 
-One file: family, pre, tokens, types, scores or merges, bos, eos; `lines`, `cases`: ids per text; `whole`: ids of
-the whole corpus; `special`: ids of the cases that name special tokens, read as such; `special_as_text`: read as
-text, except for the user-defined one.
+One file: model, pre, tokens, types, scores or merges, bos, eos; `lines`, `cases`: ids per text; `whole`: ids of the
+whole corpus; `splits`: lengths of the pre-tokenizer's words in each line, each case, the whole; `special`: ids of the
+cases that name special tokens, read as such; `special_as_text`: read as text, except for the user-defined one.
 """
 
 import argparse
@@ -93,7 +93,11 @@ def byte_pair_golden(pre, patterns, corpus):
         splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
         splitter = pre_tokenizers.Sequence(splits + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = splitter
+    # Trained on stretches of 12 characters wherever they fall, not on words: a vocabulary of words couldn't tell a
+    # missing split, having no token that reaches across it.
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(r"[\s\S]{1,12}"), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     trainer = trainers.BpeTrainer(vocab_size=1200, show_progress=False,
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator(corpus.split("\n") + CASES, trainer)
@@ -103,6 +107,7 @@ def byte_pair_golden(pre, patterns, corpus):
         for word in ["Offstage", "ĠConcert", "Ġoffstage", "ĠOFFSTAGE", "ABCdefGHI", "çļĦä¸Ńæĸĩ"]:
             state["model"]["vocab"].setdefault(word, len(state["model"]["vocab"]))
     tokenizer = Tokenizer.from_str(json.dumps(state))
+    tokenizer.pre_tokenizer = splitter
     tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in CONTROL])
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in USER_DEFINED])
 
@@ -110,6 +115,7 @@ def byte_pair_golden(pre, patterns, corpus):
         tokenizer.encode_special_tokens = as_text
         return tokenizer.encode(text, add_special_tokens=False).ids
 
+    lines, cases = texts(corpus)
     vocabulary = tokenizer.get_vocab()
     tokens = sorted(vocabulary, key=vocabulary.get)
     types = [CONTROL_TYPE if t in CONTROL else USER_DEFINED_TYPE if t in USER_DEFINED else NORMAL for t in tokens]
@@ -117,6 +123,8 @@ def byte_pair_golden(pre, patterns, corpus):
         "model": "gpt2", "pre": pre, "tokens": tokens, "types": types,
         "merges": [pair if isinstance(pair, str) else " ".join(pair) for pair in state["model"]["merges"]],
         "bos": vocabulary["<|endoftext|>"], "eos": vocabulary["<|im_end|>"],
+        # Lengths of the words in bytes: byte-level text has a character for each.
+        "splits": [[len(word) for word, _ in splitter.pre_tokenize_str(text)] for text in (*lines, *cases, corpus)],
         **results(lambda t: encode(t, False), lambda t: encode(t, False), lambda t: encode(t, True), corpus),
     }
 

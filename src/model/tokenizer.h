@@ -3,8 +3,11 @@
 // Two families: byte-level BPE (`tokenizer.ggml.model` = "gpt2", split by one of the named
 // pre-tokenizers) and SentencePiece-style BPE by score (`llama`). Iterative, and O(n log n) at
 // worst in the text's length, 256 KiB runs of one letter included. Immutable after creation, so any
-// thread may encode. Text is bytes: ill-formed UTF-8 is encoded byte by byte and comes back
-// unchanged.
+// thread may encode.
+//
+// Text is bytes, and is taken as it is: ill-formed UTF-8 is encoded byte by byte and comes back
+// unchanged, and nothing is normalised, not even where the model's own tokenizer composes
+// characters first (NFC: Qwen2, OLMo), because GGUF doesn't say so.
 #pragma once
 
 #include <cstdint>

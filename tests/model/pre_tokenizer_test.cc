@@ -37,6 +37,25 @@ std::string joined(const std::vector<std::string>& parts) {
   return text;
 }
 
+// Word by word what the independent engine makes of every text.
+TEST(PreTokenizer, SplitsAsTheGoldensDo) {
+  const std::string corpus = read_tokenizer_data("corpus.txt");
+  std::vector<std::string> texts = lines_of(corpus);
+  const auto cases = nlohmann::json::parse(read_tokenizer_data("cases.json"));
+  for (const std::string text : cases["cases"]) texts.push_back(text);
+  texts.push_back(corpus);
+  for (const std::string_view name : kBytePairGoldens) {
+    const nlohmann::json golden = read_golden(name);
+    ASSERT_EQ(golden["splits"].size(), texts.size());
+    for (size_t i = 0; i < texts.size(); ++i) {
+      std::vector<size_t> lengths;
+      for (const std::string& piece : pieces(name, texts[i])) lengths.push_back(piece.size());
+      EXPECT_EQ(lengths, golden["splits"][i].get<std::vector<size_t>>())
+          << name << ", text " << i << ": " << testing::PrintToString(texts[i]);
+    }
+  }
+}
+
 TEST(PreTokenizer, FamiliesDifferInDigitsAndContractions) {
   const std::string_view text = "IT'S 12345";
   EXPECT_THAT(pieces("gpt-2", text), ElementsAre("IT", "'", "S", " 12345"));
@@ -105,7 +124,7 @@ TEST(PreTokenizer, LongRunsTakeLinearTime) {
          {"a",    "A",    " ",       "\n", "1",   "!",       "\u4e2d",  "\u0301", "\u3000",
           "aA",   " \n",  "\n ",     "'",  "'s",  "\u4e2dA", "A\u4e2d", "\t ",    "\u0378",
           "\x01", "\xff", "a\u0301", "/",  "!\n", " !",      "1a"}) {
-      for (const std::string_view tail : {"", "x"}) {
+      for (const std::string_view tail : {"", "x", "\u4e2d"}) {
         const std::string text = repeat(unit) + std::string(tail);
         const auto begin = std::chrono::steady_clock::now();
         const std::string out = joined(pieces(name, text));
