@@ -59,6 +59,11 @@ SHAPES = {
     # Everything divides by 256, so every quantisation fits. Small: experts beyond a budget of tens
     # of MB.
     "small-qwen3moe": Shape("qwen3moe", 12, 512, 8, 2, 64, 64, 8, 256, 8192, dense_ff=1536),
+    # Committed as test data (tests/data/models/micro-*).
+    "micro-qwen3moe": Shape("qwen3moe", 3, 256, 4, 2, 64, 8, 2, 256, 384, dense_ff=768),
+    "micro-qwen2moe": Shape(
+        "qwen2moe", 3, 256, 4, 2, 64, 8, 2, 256, 384, shared_ff=256, dense_ff=512
+    ),
     "tiny-mixtral": Shape("llama", 4, 256, 4, 2, 64, 8, 2, 512, 2048, norm_eps=1e-5, pre=""),
     "tiny-olmoe": Shape(
         "olmoe", 4, 256, 4, 4, 64, 32, 4, 256, 2048, rope_base=1e4, norm_eps=1e-5, pre="olmo"

@@ -13,7 +13,10 @@ namespace offstage {
 struct RuntimeOptions {
   std::string model_path;
   std::optional<uint64_t> ram_bytes;  // the whole process; default: 90 % of what is available
-  uint32_t context = 4096;            // -c: positions of KV, all sequences together
+  // What the process uses beside the plan's parts; measured if not given (tests give it, so that a
+  // plan doesn't depend on what ran before).
+  std::optional<uint64_t> process_bytes;
+  uint32_t context = 4096;  // -c: positions of KV, all sequences together
   uint32_t n_sequences = 1;
   uint32_t chunk_rows = 512;      // -ub: rows of one prefill forward; less if RAM is short
   bool chunk_rows_fixed = false;  // asked for: refuse rather than shrink

@@ -52,7 +52,8 @@ Status Runtime::check_kv_types() const {
 Status Runtime::plan(Notices& notices, const Hooks& hooks) {
   layout_.emplace(file_->expert_layout());
   OFFSTAGE_TRY(plan_, plan_memory({file_->spec, file_->tensors, *layout_, options_,
-                                   resident_bytes(), available_bytes(), cgroup_limit_bytes()},
+                                   options_.process_bytes.value_or(resident_bytes()),
+                                   available_bytes(), cgroup_limit_bytes()},
                                   notices));
   if (hooks.on_plan) hooks.on_plan(plan_, *file_);
   return {};
