@@ -3,7 +3,8 @@
 // - `\s` is spelled out as [[S]]: PCRE2's takes U+180E for a space (as Unicode did before 6.3) and
 //   the engine these models were trained with doesn't;
 // - `\s+$` in deepseek-llm is anchored at the front of a run of spaces, because as it stands the
-//   search starts once per space and runs to the end of the run each time: quadratic;
+//   search starts once per space and runs to the end of the run each time: quadratic, where
+//   patterns are interpreted (PCRE2's just-in-time compiler notices);
 // - characters are numbers where an editor's normalisation could turn them into others (U+2126).
 #include "model/pre_tokenizer_patterns.h"
 
