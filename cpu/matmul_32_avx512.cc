@@ -13,8 +13,8 @@
 namespace offstage {
 namespace {
 
-constexpr uint32_t kTileTokens = 6;         // see matmul_k_avx512.cc
-constexpr ptrdiff_t kPrefetchBytes = 4096;  // likewise
+constexpr uint32_t kTileTokens = 6;       // see matmul_k_avx512.cc
+constexpr size_t kPrefetchBytes = 16384;  // likewise
 
 // The largest run is Q8_0's: 8 · 34 bytes.
 constexpr size_t kRunBytesMax = 272;
@@ -29,6 +29,10 @@ struct Problem {
   float* out;
   uint32_t out_stride;
 
+  size_t bytes_ahead() const {
+    const size_t group = 4 * w_bytes;
+    return (kPrefetchBytes + group - 1) / group * group;
+  }
   const ActivationRun32* x(uint32_t token) const {
     const uint32_t row = token_rows != nullptr ? token_rows[token] : token;
     return reinterpret_cast<const ActivationRun32*>(activations + x_bytes * row);
@@ -118,13 +122,14 @@ void dot_rows(const Problem& p, const std::byte* const* row, uint32_t n, uint32_
     x[t] = p.x(first + static_cast<uint32_t>(t));
     acc[t] = _mm_setzero_ps();
   }
+  const size_t bytes_ahead = p.bytes_ahead();
   const uint32_t n_whole = p.n_runs - (p.tail_blocks != 0 ? 1 : 0);
   for (uint32_t run = 0; run < n_whole; ++run) {
     const std::byte* at[4];
     for (int r = 0; r < 4; ++r) at[r] = row[r] + kRunBytes * run;
-    const std::byte* ahead = row[0] + 4 * kRunBytes * run + kPrefetchBytes;
+    const std::byte* ahead = row[0] + 4 * kRunBytes * run + bytes_ahead;
     for (size_t i = 0; i < 4 * kRunBytes; i += 64)
-      _mm_prefetch(reinterpret_cast<const char*>(ahead + i), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(ahead + i), _MM_HINT_T1);
     dot4_run<Format, kTokens>(at, x, acc);
     for (int t = 0; t < kTokens; ++t) ++x[t];
   }
