@@ -17,9 +17,9 @@ bool is_signed(GgufValueType type) {
 
 Error wrong_value(const GgufModel& model, std::string_view key, const GgufValue& value,
                   std::string_view expected, const std::string& actual) {
-  return {ErrorCode::kCorrupt,
-          fmt::format("{}: key '{}' at byte {}: expected {}, actual {}",
-                      model.shards()[value.shard].path, key, value.offset, expected, actual)};
+  return {ErrorCode::kCorrupt, fmt::format("{}: key '{}' at byte {}: expected {}, actual {}",
+                                           model.shards()[value.shard].path, printable(key),
+                                           value.offset, expected, actual)};
 }
 
 Error wrong_type(const GgufModel& model, std::string_view key, const GgufValue& value,

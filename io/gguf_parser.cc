@@ -294,7 +294,7 @@ Status GgufParser::sort_names(GgufModel& model) {
         return make_error(ErrorCode::kCorrupt,
                           "{}: key '{}' at byte {}: expected each key once, actual a second one "
                           "after that at byte {}",
-                          path(second.second.shard), second.first, second.second.offset,
+                          path(second.second.shard), printable(second.first), second.second.offset,
                           first.second.offset);
       }));
   return sort_by_name(

@@ -74,7 +74,8 @@ GgufReader::~GgufReader() {
 }
 
 std::string GgufReader::subject_text() const {
-  if (!subject_.name.empty()) return fmt::format("{} '{}'", subject_.kind, subject_.name);
+  if (!subject_.name.empty())
+    return fmt::format("{} '{}'", subject_.kind, printable(subject_.name));
   if (subject_.number != 0) return fmt::format("{} number {}", subject_.kind, subject_.number);
   return std::string(subject_.kind);
 }

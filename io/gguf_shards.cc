@@ -150,7 +150,7 @@ Status GgufParser::append_shard(GgufModel& model, GgufModel&& shard) {
       return make_error(ErrorCode::kCorrupt,
                         "{}: key '{}' at byte {}: expected the value that {} has at byte {}, "
                         "actual another: shards of different models?",
-                        model.shards_[index].path, key, value.offset,
+                        model.shards_[index].path, printable(key), value.offset,
                         model.shards_[earlier->shard].path, earlier->offset);
   }
   for (auto& entry : shard.metadata_)

@@ -266,6 +266,15 @@ TEST(GgufBadHeader, FileSizePast2to63IsRefused) {
   }
 }
 
+TEST(GgufBadHeader, LongKeysAreCutInMessages) {
+  GgufBuilder builder;
+  builder.add<uint8_t>(std::string(kGgufKeyBytesMax, 'k'), GgufValueType::kBool, 2);
+  const Bytes bytes = builder.build();
+  const auto model = GgufModel::parse("long.gguf", bytes, bytes.size());
+  ASSERT_FALSE(model);
+  EXPECT_LT(model.error().message.size(), 256u);
+}
+
 TEST(GgufBadHeader, HeaderPastItsLimitIsRefused) {
   // Four strings of 16 MiB and one byte more: each allowed, together too long.
   Bytes bytes;

@@ -211,6 +211,16 @@ TEST_F(GgufMemory, HostileCountsInABigFileStayBounded) {
   }
 }
 
+// The count is possible and the second string isn't: no room may have been made for the others.
+TEST_F(GgufMemory, CountedStringsMakeNoRoomBeforeTheyAreSeen) {
+  Bytes payload;
+  append_string(payload, "one");
+  append_number<uint64_t>(payload, 1ull << 40);
+  const std::string path = file_with_array(GgufValueType::kString, kGgufArrayElementsMax, payload);
+  ASSERT_EQ(::truncate(path.c_str(), off_t{64} << 30), 0);
+  EXPECT_EQ(open_within(path, 4 * header_bytes_ + kSlackBytes), 1);
+}
+
 TEST_F(GgufMemory, TheMeasureItselfBites) {
   const uint64_t count = 2'500'000;
   const std::string path = file_with_array(GgufValueType::kString, count, Bytes(8 * count));

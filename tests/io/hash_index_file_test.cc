@@ -190,6 +190,16 @@ TEST_F(HashIndexFile, AnotherVersionIsNamed) {
   EXPECT_THAT(said()[0], HasSubstr("expected version 1, actual 2"));
 }
 
+TEST_F(HashIndexFile, LongerThanItsPiecesIsDamaged) {
+  save_one();
+  Bytes bytes = read_file(beside());
+  bytes.push_back(std::byte{0});
+  write_file(beside(), bytes);
+  EXPECT_EQ(open().counts().confirmed, 0u);
+  ASSERT_EQ(said().size(), 1u);
+  EXPECT_THAT(said()[0], HasSubstr("expected 100 bytes for 4 pieces, actual 101"));
+}
+
 TEST_F(HashIndexFile, HugeClaimsMakeNoRoom) {
   save_one();
   Bytes bytes = read_file(beside());
@@ -271,7 +281,8 @@ TEST_F(HashIndexFile, GoesToTheCacheFolderWhenItMust) {
   HashIndex index = open();
   EXPECT_EQ(index.path(), cached()[0]);
   EXPECT_EQ(index.counts().confirmed, 1u);
-  EXPECT_FALSE(std::filesystem::exists(beside() + "/full/x"));
+  // Model and folder: the file that couldn't be renamed is gone.
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(folder_ / "model"), {}), 2);
 }
 
 TEST_F(HashIndexFile, ModelsOfOneNameDontShareACacheEntry) {
