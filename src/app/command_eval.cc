@@ -5,6 +5,7 @@
 
 #include "app/command.h"
 #include "app/model_flags.h"
+#include "app/open_runtime.h"
 #include "app/run_report.h"
 #include "app/terminal.h"
 #include "runtime/session.h"
@@ -107,9 +108,8 @@ Result<int> eval(const EvalFlags& flags) {
   }
   Notices notices;
   NoticePrinter printer(notices);
-  OFFSTAGE_TRY(const auto options, flags.model.parse());
-  OFFSTAGE_TRY(const auto runtime, Runtime::open(options, notices, {}));
-  printer.print();
+  OFFSTAGE_TRY(const auto runtime, open_runtime(flags.model, notices));
+  printer.skip(notices.list().size());
   const auto tokens = runtime->tokenizer().encode(text, {true, false});
   if (tokens.size() < 2)
     return make_error(ErrorCode::kInvalidArgument,

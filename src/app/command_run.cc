@@ -9,9 +9,9 @@
 #include "app/chat.h"
 #include "app/command.h"
 #include "app/model_flags.h"
+#include "app/open_runtime.h"
 #include "app/run_report.h"
 #include "app/terminal.h"
-#include "base/units.h"
 #include "runtime/session.h"
 
 namespace offstage {
@@ -31,36 +31,6 @@ struct RunFlags {
     return prompt_option->count() == 0 && prompt_file_option->count() == 0;
   }
 };
-
-void print_plan(const MemoryPlan& plan, const ModelFile& file) {
-  const ModelSpec& spec = file.spec;
-  fmt::print(stderr, "model    {} ({}), {} parameters, {} active, {} experts x {} layers, top-{}\n",
-             spec.name, spec.architecture, format_count(file.total_params()),
-             format_count(file.active_params()), spec.router.n_experts, spec.n_layers,
-             spec.router.n_used);
-  for (const std::string& line : describe(plan, file.expert_layout()))
-    fmt::print(stderr, "{}\n", line);
-}
-
-Result<std::unique_ptr<Runtime>> open_runtime(const ModelFlags& flags, Notices& notices) {
-  OFFSTAGE_TRY(const RuntimeOptions options, flags.parse());
-  if (flags.gpu_layers_option->count() != 0)
-    notices.add("gpu",
-                "-ngl has no effect: Offstage places experts, not layers, and this build "
-                "computes on the CPU");
-  NoticePrinter printer(notices);
-  ProgressBar bar("loading");
-  Runtime::Hooks hooks;
-  hooks.on_plan = [&](const MemoryPlan& plan, const ModelFile& file) {
-    print_plan(plan, file);
-    printer.print();
-  };
-  hooks.on_load = [&](uint64_t done, uint64_t total) { bar.update(done, total); };
-  auto runtime = Runtime::open(options, notices, hooks);
-  bar.finish();
-  printer.print();
-  return runtime;
-}
 
 // One generation, streamed to stdout unless the result is JSON.
 Result<Generation> generate(Runtime& runtime, Session& session, Sampler& sampler,
