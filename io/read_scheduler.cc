@@ -1,16 +1,12 @@
-// A job goes kFree → kActive → kDone (its result waits for reap()) → kFree, or, when its deadline
-// passed while blocks of it were with the engine, kDone → kQuarantined → kFree.
-// A block is one engine read: with the engine (in flight), or waiting for depth or a back-off.
+// Jobs: from start() to the result that reap() hands out. Blocks: read_scheduler_blocks.cc.
 #include "io/read_scheduler.h"
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <utility>
 
 #include "base/check.h"
 #include "io/engine_doorbell.h"
-#include "io/read_scheduler_list.h"
+#include "io/read_scheduler_state.h"
 
 namespace offstage {
 namespace {
@@ -18,101 +14,7 @@ namespace {
 constexpr int64_t kNever = INT64_MAX;
 constexpr int64_t kCloseWaitNs = 10'000'000'000;
 
-// "Try again" answers: at once, then 50 us doubling to 6.4 ms, until the deadline.
-constexpr int64_t again_backoff_ns(uint32_t times) {
-  return times == 0 ? 0 : int64_t{50'000} << std::min(times - 1, 7u);
-}
-// Errors: 1, 4, 16 … ms, so that retries_max of them outlast a short hiccup of the drive.
-constexpr int64_t error_backoff_ns(uint32_t failures) {
-  return int64_t{1'000'000} << (2 * std::min(failures - 1, 4u));
-}
-
-enum class JobState : uint8_t { kFree, kActive, kDone, kQuarantined };
-
-struct Job {
-  ReadJob request;
-  JobState state = JobState::kFree;
-  bool failed = false;     // status holds the first error; no more blocks are issued
-  uint32_t in_flight = 0;  // blocks with the engine
-  uint32_t waiting = 0;    // blocks in waiting_
-  uint32_t retries = 0;
-  uint64_t span_bytes = 0;
-  uint64_t issued_bytes = 0;   // of the span, given to blocks so far
-  uint64_t arrived_bytes = 0;  // of the span, in whole blocks
-  uint64_t block_bytes = 0;
-  int64_t started_ns = 0;
-  int64_t issued_ns = 0;
-  int64_t completed_ns = 0;
-  Status status;
-};
-
-struct Block {
-  uint32_t job = 0;
-  uint32_t bytes = 0;     // whole sectors
-  uint32_t needed = 0;    // up to the extent's end: the file may end within the last sector
-  uint32_t got = 0;       // arrived from the block's start, whole sectors
-  uint32_t failures = 0;  // errors, and answers without progress
-  uint32_t agains = 0;    // EINTR, EAGAIN
-  uint64_t begin = 0;     // in the job's span
-  int64_t not_before_ns = 0;
-};
-
 }  // namespace
-
-struct ReadScheduler::State {
-  State(IoEngine& engine_in, std::vector<std::string> paths_in, const Clock& clock_in,
-        ReadSchedulerOptions options_in, uint32_t jobs_max);
-
-  void start(const ReadJob& request);
-  void issue(int64_t now_ns);
-  size_t collect(int64_t timeout_ns);
-  void expire(int64_t now_ns);
-  size_t deliver(std::span<ReadDone> out);
-  int64_t next_event_ns(int64_t now_ns) const;
-
-  void issue_waiting(ReadLane lane, int64_t now_ns);
-  void issue_new(ReadLane lane);
-  bool has_room(ReadLane lane) const;
-  void push(uint32_t block_index);
-  void submit_batch();
-
-  void complete(const ReadCompletion& completion, int64_t now_ns);
-  void judge(uint32_t block_index, int32_t result, int64_t now_ns);
-  void retry(uint32_t block_index, int64_t not_before_ns);
-  void no_progress(uint32_t block_index, int32_t result, int64_t now_ns);
-  Error describe_failure(const Block& block, int32_t result) const;
-  void fail(uint32_t job_index, Error error);
-  void drop_waiting_of(uint32_t job_index);
-  void finish(uint32_t job_index, int64_t now_ns);
-  void finish_if_over(uint32_t job_index, int64_t now_ns);
-
-  JobList& lane_list(ReadLane lane) { return lanes[lane == ReadLane::kDemand ? 0 : 1]; }
-  uint32_t& lane_in_flight(ReadLane lane) { return in_flight[lane == ReadLane::kDemand ? 0 : 1]; }
-  uint32_t total_in_flight() const { return in_flight[0] + in_flight[1]; }
-
-  IoEngine& engine;
-  const std::vector<std::string> paths;
-  const Clock& clock;
-  const ReadSchedulerOptions options;
-  const uint32_t depth;
-
-  std::vector<Job> jobs;
-  std::vector<uint32_t> free_jobs;
-  JobList lanes[2];  // jobs with span left to issue, by lane
-  JobList active;    // in order of start(), which is the order of deadlines
-  JobList done;      // finished, to be handed out
-  size_t quarantined = 0;
-  std::vector<uint64_t> released;
-
-  std::vector<Block> blocks;  // its number is the engine's tag
-  std::vector<uint32_t> free_blocks;
-  std::vector<uint32_t> waiting;  // blocks to be asked for again
-  uint32_t in_flight[2] = {0, 0};
-
-  std::vector<ReadRequest> batch;
-  std::vector<ReadCompletion> completions;
-  ReadCounters counters;
-};
 
 ReadScheduler::State::State(IoEngine& engine_in, std::vector<std::string> paths_in,
                             const Clock& clock_in, ReadSchedulerOptions options_in,
@@ -171,177 +73,6 @@ void ReadScheduler::State::start(const ReadJob& request) {
     lane_list(request.lane).push_back(index);
   }
   finish_if_over(index, job.started_ns);
-}
-
-// ---- towards the engine ----
-
-void ReadScheduler::State::issue(int64_t now_ns) {
-  for (const ReadLane lane : {ReadLane::kDemand, ReadLane::kPrefetch}) {
-    issue_waiting(lane, now_ns);
-    issue_new(lane);
-  }
-  submit_batch();
-}
-
-bool ReadScheduler::State::has_room(ReadLane lane) const {
-  if (total_in_flight() >= depth) return false;
-  return lane == ReadLane::kDemand || options.prefetch_depth == 0 ||
-         in_flight[1] < options.prefetch_depth;
-}
-
-void ReadScheduler::State::issue_waiting(ReadLane lane, int64_t now_ns) {
-  for (size_t i = 0; i < waiting.size() && has_room(lane);) {
-    const Block& block = blocks[waiting[i]];
-    if (jobs[block.job].request.lane != lane || block.not_before_ns > now_ns) {
-      ++i;
-      continue;
-    }
-    --jobs[block.job].waiting;
-    push(waiting[i]);
-    waiting.erase(waiting.begin() + static_cast<ptrdiff_t>(i));
-  }
-}
-
-void ReadScheduler::State::issue_new(ReadLane lane) {
-  JobList& list = lane_list(lane);
-  while (!list.empty() && has_room(lane) && !free_blocks.empty()) {
-    const uint32_t index = list.front();
-    Job& job = jobs[index];
-    const uint32_t block_index = free_blocks.back();
-    free_blocks.pop_back();
-    const uint64_t begin = job.issued_bytes;
-    const uint64_t bytes = std::min(job.block_bytes, job.span_bytes - begin);
-    const uint64_t extent_end = span_head(job.request.extent) + job.request.extent.bytes;
-    blocks[block_index] = {.job = index,
-                           .bytes = static_cast<uint32_t>(bytes),
-                           .needed = static_cast<uint32_t>(std::min(bytes, extent_end - begin)),
-                           .begin = begin};
-    job.issued_bytes += bytes;
-    if (job.issued_bytes == job.span_bytes) list.remove(index);
-    push(block_index);
-  }
-}
-
-void ReadScheduler::State::push(uint32_t block_index) {
-  const Block& block = blocks[block_index];
-  Job& job = jobs[block.job];
-  const uint64_t at = block.begin + block.got;
-  batch.push_back({.tag = block_index,
-                   .file = job.request.extent.file,
-                   .offset = span_offset(job.request.extent) + at,
-                   .buffer = job.request.buffer + at,
-                   .bytes = block.bytes - block.got});
-  ++job.in_flight;
-  ++lane_in_flight(job.request.lane);
-}
-
-void ReadScheduler::State::submit_batch() {
-  if (batch.empty()) return;
-  const size_t taken = engine.submit(batch);
-  // An engine that takes fewer than its depth has other users, or reads that never end.
-  for (size_t i = taken; i < batch.size(); ++i) {
-    const auto block_index = static_cast<uint32_t>(batch[i].tag);
-    Job& job = jobs[blocks[block_index].job];
-    --job.in_flight;
-    --lane_in_flight(job.request.lane);
-    ++job.waiting;
-    blocks[block_index].not_before_ns = 0;
-    waiting.push_back(block_index);
-  }
-  batch.clear();
-}
-
-// ---- from the engine ----
-
-size_t ReadScheduler::State::collect(int64_t timeout_ns) {
-  const size_t count = engine.reap(completions, timeout_ns);
-  const int64_t now_ns = clock.now_ns();
-  for (size_t i = 0; i < count; ++i) complete(completions[i], now_ns);
-  return count;
-}
-
-void ReadScheduler::State::complete(const ReadCompletion& completion, int64_t now_ns) {
-  const auto block_index = static_cast<uint32_t>(completion.tag);
-  CHECK_LT(completion.tag, blocks.size());
-  const uint32_t job_index = blocks[block_index].job;
-  Job& job = jobs[job_index];
-  CHECK_GT(job.in_flight, 0u);
-  --job.in_flight;
-  --lane_in_flight(job.request.lane);
-  if (completion.result > 0) counters.bytes_read += static_cast<uint64_t>(completion.result);
-  if (job.issued_ns == 0) job.issued_ns = completion.issued_ns;
-  job.issued_ns = std::min(job.issued_ns, completion.issued_ns);
-  if (job.state == JobState::kActive && !job.failed) {
-    judge(block_index, completion.result, now_ns);
-  } else {
-    free_blocks.push_back(block_index);
-  }
-  finish_if_over(job_index, completion.completed_ns);
-  if (job.state == JobState::kQuarantined && job.in_flight == 0) {
-    released.push_back(job.request.cookie);
-    job.state = JobState::kFree;
-    free_jobs.push_back(job_index);
-    --quarantined;
-  }
-}
-
-// What each answer of the drive means for a block of a job that still wants it.
-void ReadScheduler::State::judge(uint32_t block_index, int32_t result, int64_t now_ns) {
-  Block& block = blocks[block_index];
-  if (result == -EINTR || result == -EAGAIN) {
-    return retry(block_index, now_ns + again_backoff_ns(block.agains++));
-  }
-  if (result < 0) return no_progress(block_index, result, now_ns);
-  CHECK_LE(static_cast<uint32_t>(result), block.bytes - block.got);
-  const uint32_t got = block.got + static_cast<uint32_t>(result);
-  if (got >= block.needed) {
-    jobs[block.job].arrived_bytes += block.bytes;
-    free_blocks.push_back(block_index);
-    return;
-  }
-  // Short. A direct read goes on at a sector's start, so the torn sector is read again.
-  const auto whole = static_cast<uint32_t>(round_down(got, kSectorBytes));
-  if (whole == block.got) return no_progress(block_index, result, now_ns);
-  block.got = whole;
-  retry(block_index, now_ns);
-}
-
-void ReadScheduler::State::retry(uint32_t block_index, int64_t not_before_ns) {
-  Job& job = jobs[blocks[block_index].job];
-  blocks[block_index].not_before_ns = not_before_ns;
-  waiting.push_back(block_index);
-  ++job.waiting;
-  ++job.retries;
-  ++counters.retries;
-}
-
-void ReadScheduler::State::no_progress(uint32_t block_index, int32_t result, int64_t now_ns) {
-  Block& block = blocks[block_index];
-  if (result < 0) ++counters.errors;
-  if (block.failures < options.retries_max) {
-    ++block.failures;
-    return retry(block_index, now_ns + error_backoff_ns(block.failures));
-  }
-  const uint32_t job_index = block.job;
-  Error error = describe_failure(block, result);
-  free_blocks.push_back(block_index);
-  fail(job_index, std::move(error));
-}
-
-Error ReadScheduler::State::describe_failure(const Block& block, int32_t result) const {
-  const Extent& extent = jobs[block.job].request.extent;
-  const uint64_t offset = span_offset(extent) + block.begin + block.got;
-  if (result < 0) {
-    return {ErrorCode::kIo,
-            fmt::format("{}: reading {} bytes at offset {} failed {} times: {} (errno {})",
-                        paths[extent.file], block.bytes - block.got, offset, block.failures + 1,
-                        std::strerror(-result), -result)};
-  }
-  return {ErrorCode::kTruncated,
-          fmt::format("{}: {} bytes at offset {} are needed, the file gives {} ({} times): it was "
-                      "{} bytes long when opened",
-                      paths[extent.file], block.needed - block.got, offset, result,
-                      block.failures + 1, engine.file_bytes(extent.file))};
 }
 
 // ---- the end of a job ----
@@ -466,8 +197,8 @@ size_t ReadScheduler::reap(std::span<ReadDone> out, int64_t timeout_ns) {
   const int64_t give_up_ns = give_up_time_ns(now_ns, timeout_ns);
   s.collect(0);
   while (true) {
+    s.expire(now_ns);  // first: what is over its time isn't asked for once more
     s.issue(now_ns);
-    s.expire(now_ns);
     if (!s.done.empty() || out.empty()) return s.deliver(out);
     if (s.active.empty() || now_ns >= give_up_ns) return 0;
     const int64_t wake_ns = std::min(give_up_ns, s.next_event_ns(now_ns));

@@ -1,0 +1,103 @@
+// The scheduler's inside: jobs, blocks and the steps between them. For read_scheduler*.cc only.
+//
+// A job goes kFree → kActive → kDone (its result waits for reap()) → kFree, or, when its deadline
+// passed while blocks of it were with the engine, kDone → kQuarantined → kFree.
+// A block is one engine read: with the engine (in flight), or waiting for depth or a back-off.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "io/read_scheduler.h"
+#include "io/read_scheduler_list.h"
+
+namespace offstage {
+
+struct ReadScheduler::State {
+  enum class JobState : uint8_t { kFree, kActive, kDone, kQuarantined };
+
+  struct Job {
+    ReadJob request;
+    JobState state = JobState::kFree;
+    bool failed = false;     // status holds the first error; no more blocks are issued
+    uint32_t in_flight = 0;  // blocks with the engine
+    uint32_t waiting = 0;    // blocks in waiting_
+    uint32_t retries = 0;
+    uint64_t span_bytes = 0;
+    uint64_t issued_bytes = 0;   // of the span, given to blocks so far
+    uint64_t arrived_bytes = 0;  // of the span, in whole blocks
+    uint64_t block_bytes = 0;
+    int64_t started_ns = 0;
+    int64_t issued_ns = 0;
+    int64_t completed_ns = 0;
+    Status status;
+  };
+
+  struct Block {
+    uint32_t job = 0;
+    uint32_t bytes = 0;     // whole sectors
+    uint32_t needed = 0;    // up to the extent's end: the file may end within the last sector
+    uint32_t got = 0;       // arrived from the block's start, whole sectors
+    uint32_t failures = 0;  // errors, and answers without progress
+    uint32_t agains = 0;    // EINTR, EAGAIN
+    uint64_t begin = 0;     // in the job's span
+    int64_t not_before_ns = 0;
+  };
+
+  State(IoEngine& engine_in, std::vector<std::string> paths_in, const Clock& clock_in,
+        ReadSchedulerOptions options_in, uint32_t jobs_max);
+
+  void start(const ReadJob& request);
+  void issue(int64_t now_ns);
+  size_t collect(int64_t timeout_ns);
+  void expire(int64_t now_ns);
+  size_t deliver(std::span<ReadDone> out);
+  int64_t next_event_ns(int64_t now_ns) const;
+
+  void issue_waiting(ReadLane lane, int64_t now_ns);
+  void issue_new(ReadLane lane);
+  bool has_room(ReadLane lane) const;
+  void push(uint32_t block_index);
+  void submit_batch();
+
+  void complete(const ReadCompletion& completion, int64_t now_ns);
+  void judge(uint32_t block_index, int32_t result, int64_t now_ns);
+  void retry(uint32_t block_index, int64_t not_before_ns);
+  void no_progress(uint32_t block_index, int32_t result, int64_t now_ns);
+  Error describe_failure(const Block& block, int32_t result) const;
+  void fail(uint32_t job_index, Error error);
+  void drop_waiting_of(uint32_t job_index);
+  void finish(uint32_t job_index, int64_t now_ns);
+  void finish_if_over(uint32_t job_index, int64_t now_ns);
+
+  JobList& lane_list(ReadLane lane) { return lanes[lane == ReadLane::kDemand ? 0 : 1]; }
+  uint32_t& lane_in_flight(ReadLane lane) { return in_flight[lane == ReadLane::kDemand ? 0 : 1]; }
+  uint32_t total_in_flight() const { return in_flight[0] + in_flight[1]; }
+
+  IoEngine& engine;
+  const std::vector<std::string> paths;
+  const Clock& clock;
+  const ReadSchedulerOptions options;
+  const uint32_t depth;
+
+  std::vector<Job> jobs;
+  std::vector<uint32_t> free_jobs;
+  JobList lanes[2];  // jobs with span left to issue, by lane
+  JobList active;    // in order of start(), which is the order of deadlines
+  JobList done;      // finished, to be handed out
+  size_t quarantined = 0;
+  std::vector<uint64_t> released;
+
+  std::vector<Block> blocks;  // its number is the engine's tag
+  std::vector<uint32_t> free_blocks;
+  std::vector<uint32_t> waiting;  // blocks to be asked for again
+  uint32_t in_flight[2] = {0, 0};
+
+  std::vector<ReadRequest> batch;
+  std::vector<ReadCompletion> completions;
+  ReadCounters counters;
+};
+
+}  // namespace offstage
