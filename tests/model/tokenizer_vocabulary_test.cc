@@ -51,6 +51,17 @@ TEST(TokenizerVocabulary, SoundOnesAreAccepted) {
   EXPECT_EQ(tokenizer_of(sentencepiece_facts())->encode("ab", {}), (std::vector<TokenId>{4, 7}));
 }
 
+// Whichever of the two is listed first.
+TEST(TokenizerVocabulary, EqualScoresMergeFromTheLeft) {
+  auto facts = sentencepiece_facts();
+  facts.tokens.push_back("ba");  // 8
+  facts.token_types.push_back(1);
+  facts.scores.push_back(facts.scores[7]);
+  const auto tokenizer = tokenizer_of(facts);
+  EXPECT_EQ(tokenizer->encode("aba", {}), (std::vector<TokenId>{4, 7, 5}));
+  EXPECT_EQ(tokenizer->encode("bab", {}), (std::vector<TokenId>{4, 8, 6}));
+}
+
 TEST(TokenizerVocabulary, UnsupportedKindsAreNamedWithTheSupportedOnes) {
   auto facts = byte_pair_facts();
   facts.model = "bert";
