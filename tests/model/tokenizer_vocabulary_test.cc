@@ -95,7 +95,7 @@ TEST(TokenizerVocabulary, MergesThatAreNoPairs) {
 
 TEST(TokenizerVocabulary, ByteTokensOutOfRange) {
   for (const std::string text :
-       {"<0x-1>", "<0x100>", "<0xZZ>", "<0x4>", "0x41", "", "<0x41", "<0x 1>"}) {
+       {"<0x-1>", "<0x100>", "<0xZZ>", "<0x1Z>", "<0x4>", "0x41", "", "<0x41", "<0x 1>"}) {
     auto facts = sentencepiece_facts();
     facts.tokens[3] = text;
     expect_error(facts, ErrorCode::kCorrupt, {"token 3", "<0x00> to <0xFF>", text});
