@@ -103,7 +103,7 @@ Result<const Kernels*> kernels_for(Isa isa) {
   }
   switch (isa) {
     case Isa::kScalar: return &kKernelsScalar;
-    case Isa::kAvx2: return make_error(ErrorCode::kUnsupported, "this build lacks avx2");
+    case Isa::kAvx2: return &kKernelsAvx2;
     case Isa::kAvx512: return &kKernelsAvx512;
   }
   return make_error(ErrorCode::kInvalidArgument, "no such instruction set");

@@ -1,0 +1,196 @@
+// Attention of one query row: sixteen lanes (two registers) over d for q · k, positions in lanes
+// for the softmax, d in lanes for the values. K and V of a block are converted once for up to four
+// heads.
+#include <immintrin.h>
+
+#include <cstddef>
+
+#include "cpu/avx2.h"
+#include "cpu/lanes_avx2.h"
+#include "cpu/scalar.h"
+
+namespace offstage {
+namespace {
+
+// Elements at … at + 7 of a stored row of n; `at` is a multiple of 8. Beyond n: zeros.
+template <KvType kType>
+OFFSTAGE_INLINE __m256 load_kv(const std::byte* row, uint32_t at, uint32_t n) {
+  if (at >= n) return _mm256_setzero_ps();
+  if constexpr (kType == KvType::kF32)
+    return _mm256_maskload_ps(reinterpret_cast<const float*>(row) + at, lanes_from(at, n));
+  if constexpr (kType == KvType::kF16) {
+    const std::byte* from = row + size_t{at} * 2;
+    alignas(16) std::byte padded[16];
+    if (n - at < 8) {
+      __builtin_memset(padded, 0, sizeof padded);
+      __builtin_memcpy(padded, from, (n - at) * 2);
+      from = padded;
+    }
+    return _mm256_cvtph_ps(load16(from));
+  }
+  const std::byte* block = row + size_t{at} / 32 * 34;
+  uint16_t d;
+  __builtin_memcpy(&d, block, 2);
+  const __m128i q = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(block + 2 + at % 32));
+  return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)),
+                       _mm256_cvtph_ps(_mm_set1_epi16(static_cast<short>(d))));
+}
+
+// The positions of one block that are attended, within the block.
+struct Block {
+  const std::byte* k;
+  const std::byte* v;
+  uint32_t begin, end;
+  bool first;
+};
+
+template <int kHeads>
+struct State {
+  alignas(32) float p[kHeads][kKvBlockPositions];
+  float m[kHeads], l[kHeads];
+  float old_scale[kHeads], new_scale[kHeads];
+};
+
+template <KvType kType, int kHeads>
+void score(const AttentionArgs& args, const float* q, const Block& block, State<kHeads>* state) {
+  const uint32_t n = args.head_dim_k;
+  const uint64_t stride = kv_row_bytes(kType, n);
+  for (uint32_t i = block.begin; i < block.end; ++i) {
+    const std::byte* row = block.k + stride * i;
+    __m256 lanes[kHeads][2];
+    for (int h = 0; h < kHeads; ++h) lanes[h][0] = lanes[h][1] = _mm256_setzero_ps();
+    for (uint32_t d = 0; d < n; d += 16) {
+      for (uint32_t half = 0; half < 2; ++half) {
+        const uint32_t at = d + 8 * half;
+        const __m256i m = lanes_from(at, n);
+        const __m256 k = load_kv<kType>(row, at, n);
+        for (uint32_t h = 0; h < kHeads; ++h)
+          lanes[h][half] =
+              _mm256_fmadd_ps(_mm256_maskload_ps(q + size_t{h} * n + at, m), k, lanes[h][half]);
+      }
+    }
+    for (int h = 0; h < kHeads; ++h)
+      state->p[h][i] = args.scale * sum_lanes_avx2(lanes[h][0], lanes[h][1]);
+  }
+}
+
+// Scores → p of the block, and how it merges with what came before.
+template <int kHeads>
+void merge_softmax(const Block& block, State<kHeads>* state) {
+  for (int h = 0; h < kHeads; ++h) {
+    float* p = state->p[h];
+    for (uint32_t i = 0; i < kKvBlockPositions; ++i)
+      if (i < block.begin || i >= block.end) p[i] = -__builtin_inff();
+    __m256 max = _mm256_set1_ps(-__builtin_inff());
+    for (int i = 0; i < 64; i += 8) max = _mm256_max_ps(_mm256_load_ps(p + i), max);
+    const float m = max_lanes_avx2(max);
+    for (int i = 0; i < 64; i += 8)
+      _mm256_store_ps(p + i, exp_avx2(_mm256_sub_ps(_mm256_load_ps(p + i), _mm256_set1_ps(m))));
+    __m256 lanes[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+    for (uint32_t i = 0; i < kKvBlockPositions; ++i)  // −inf − (−inf) is NaN: written, not computed
+      if (i < block.begin || i >= block.end) p[i] = 0.0f;
+    for (int i = 0; i < 64; i += 8)
+      lanes[i / 8 % 2] = _mm256_add_ps(lanes[i / 8 % 2], _mm256_load_ps(p + i));
+    const float l = sum_lanes_avx2(lanes[0], lanes[1]);
+    if (block.first) {
+      state->m[h] = m;
+      state->l[h] = l;
+      continue;
+    }
+    const float top = m > state->m[h] ? m : state->m[h];
+    state->old_scale[h] = exp_scalar(state->m[h] - top);
+    state->new_scale[h] = exp_scalar(m - top);
+    state->l[h] = __builtin_fmaf(l, state->new_scale[h], state->l[h] * state->old_scale[h]);
+    state->m[h] = top;
+  }
+}
+
+// Elements d … of the block's Σ p·v, kChunks vectors of eight, merged into out.
+template <KvType kType, int kHeads, int kChunks>
+OFFSTAGE_INLINE void add_values(const AttentionArgs& args, const Block& block, uint32_t d,
+                                const State<kHeads>& state, float* out) {
+  const uint32_t n = args.head_dim_v;
+  const uint64_t stride = kv_row_bytes(kType, n);
+  __m256 o[kHeads][kChunks];
+  for (int h = 0; h < kHeads; ++h)
+    for (int c = 0; c < kChunks; ++c) o[h][c] = _mm256_setzero_ps();
+  for (uint32_t i = block.begin; i < block.end; ++i) {
+    __m256 v[kChunks];
+    for (uint32_t c = 0; c < kChunks; ++c)
+      v[c] = load_kv<kType>(block.v + stride * i, d + 8 * c, n);
+    for (int h = 0; h < kHeads; ++h) {
+      const __m256 p = _mm256_set1_ps(state.p[h][i]);
+      for (int c = 0; c < kChunks; ++c) o[h][c] = _mm256_fmadd_ps(p, v[c], o[h][c]);
+    }
+  }
+  for (uint32_t h = 0; h < kHeads; ++h) {
+    for (uint32_t c = 0; c < kChunks; ++c) {
+      const __m256i lanes = lanes_from(d + 8 * c, n);
+      float* at = out + size_t{h} * n + d + 8 * c;
+      if (!block.first) {
+        const __m256 old =
+            _mm256_mul_ps(_mm256_maskload_ps(at, lanes), _mm256_set1_ps(state.old_scale[h]));
+        o[h][c] = _mm256_fmadd_ps(o[h][c], _mm256_set1_ps(state.new_scale[h]), old);
+      }
+      _mm256_maskstore_ps(at, lanes, o[h][c]);
+    }
+  }
+}
+
+template <KvType kType, int kHeads>
+void accumulate(const AttentionArgs& args, const Block& block, const State<kHeads>& state,
+                float* out) {
+  constexpr int kChunks = kHeads == 4 ? 2 : 4;
+  uint32_t d = 0;
+  for (; d + 8 * kChunks <= args.head_dim_v; d += 8 * kChunks)
+    add_values<kType, kHeads, kChunks>(args, block, d, state, out);
+  for (; d < args.head_dim_v; d += 8) add_values<kType, kHeads, 1>(args, block, d, state, out);
+}
+
+template <int kHeads>
+void attend(const AttentionArgs& args, uint32_t head) {
+  const float* q = args.q + size_t{head} * args.head_dim_k;
+  float* out = args.out + size_t{head} * args.head_dim_v;
+  State<kHeads> state;
+  const uint32_t first_block = args.first / kKvBlockPositions;
+  const uint32_t last_block = args.last / kKvBlockPositions;
+  for (uint32_t b = first_block; b <= last_block; ++b) {
+    const Block block = {
+        .k = args.k_blocks[b] + args.k_offset,
+        .v = args.v_blocks[b] + args.v_offset,
+        .begin = b == first_block ? args.first % kKvBlockPositions : 0,
+        .end = b == last_block ? args.last % kKvBlockPositions + 1 : kKvBlockPositions,
+        .first = b == first_block,
+    };
+    switch (args.k_type) {
+      case KvType::kF32: score<KvType::kF32>(args, q, block, &state); break;
+      case KvType::kF16: score<KvType::kF16>(args, q, block, &state); break;
+      case KvType::kQ8_0: score<KvType::kQ8_0>(args, q, block, &state); break;
+    }
+    merge_softmax(block, &state);
+    switch (args.v_type) {
+      case KvType::kF32: accumulate<KvType::kF32>(args, block, state, out); break;
+      case KvType::kF16: accumulate<KvType::kF16>(args, block, state, out); break;
+      case KvType::kQ8_0: accumulate<KvType::kQ8_0>(args, block, state, out); break;
+    }
+  }
+  for (uint32_t h = 0; h < kHeads; ++h) {
+    const __m256 l = _mm256_set1_ps(state.l[h]);
+    for (uint32_t d = 0; d < args.head_dim_v; d += 8) {
+      const __m256i m = lanes_from(d, args.head_dim_v);
+      float* at = out + size_t{h} * args.head_dim_v + d;
+      _mm256_maskstore_ps(at, m, _mm256_div_ps(_mm256_maskload_ps(at, m), l));
+    }
+  }
+}
+
+}  // namespace
+
+void attention_avx2(const AttentionArgs& args) {
+  check_attention(args);
+  uint32_t head = 0;
+  for (; head + 4 <= args.n_heads; head += 4) attend<4>(args, head);
+  for (; head < args.n_heads; ++head) attend<1>(args, head);
+}
+
+}  // namespace offstage
