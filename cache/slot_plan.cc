@@ -6,8 +6,29 @@
 
 namespace offstage {
 namespace {
-constexpr uint32_t kSlotsMin = 2;
+
+constexpr uint64_t kSlotsMin = 2;
+
+uint64_t experts_of(const ExpertLayout& layout, uint32_t slot_class) {
+  return uint64_t{layout.n_experts()} * layout.class_layers(slot_class);
 }
+
+// Two, or one where the class has a single expert.
+uint32_t slots_min(const ExpertLayout& layout, uint32_t slot_class) {
+  return static_cast<uint32_t>(std::min(kSlotsMin, experts_of(layout, slot_class)));
+}
+
+// A slot for every expert of a class: all are kept, and what isn't resident yet finds its slot
+// empty, so that no staging is needed beside them.
+void keep_all_if_full(const ExpertLayout& layout, uint32_t slot_class, SlotPlan& plan) {
+  SlotClassPlan& c = plan.classes[slot_class];
+  if (c.n_slots < experts_of(layout, slot_class)) return;
+  c.n_staging = 0;
+  for (uint32_t l = 0; l < layout.n_layers(); ++l)
+    if (layout.slot_class(LayerIndex(l)) == slot_class) plan.kept_per_layer[l] = layout.n_experts();
+}
+
+}  // namespace
 
 uint64_t SlotPlan::bytes() const {
   uint64_t total = 0;
@@ -23,7 +44,8 @@ uint32_t SlotPlan::n_slots() const {
 
 uint64_t slot_floor_bytes(const ExpertLayout& layout) {
   uint64_t floor = 0;
-  for (uint32_t c = 0; c < layout.n_classes(); ++c) floor += kSlotsMin * layout.class_bytes(c);
+  for (uint32_t c = 0; c < layout.n_classes(); ++c)
+    floor += slots_min(layout, c) * layout.class_bytes(c);
   return floor;
 }
 
@@ -32,34 +54,38 @@ Result<SlotPlan> plan_slots(const ExpertLayout& layout, uint32_t n_used, uint64_
     return make_error(ErrorCode::kBudget, "expert slots: {} left, at least {} needed",
                       format_bytes(budget_bytes), format_bytes(slot_floor_bytes(layout)));
   SlotPlan plan;
+  plan.kept_per_layer.assign(layout.n_layers(), 0);
   uint64_t left = budget_bytes;
   for (uint32_t c = 0; c < layout.n_classes(); ++c) {
-    plan.classes.push_back({layout.class_bytes(c), kSlotsMin, kSlotsMin});
-    left -= kSlotsMin * layout.class_bytes(c);
+    const uint32_t least = slots_min(layout, c);
+    plan.classes.push_back({layout.class_bytes(c), least, least});
+    left -= least * layout.class_bytes(c);
   }
+  const auto add_slot = [&](uint32_t slot_class) {
+    ++plan.classes[slot_class].n_slots;
+    left -= layout.class_bytes(slot_class);
+    keep_all_if_full(layout, slot_class, plan);
+  };
   // Staging up to one layer's calls (and one more, so that reading goes on while the last one
   // computes), but never more than a quarter of the budget.
-  for (SlotClassPlan& c : plan.classes) {
-    const uint64_t share = budget_bytes / 4 / plan.classes.size() / c.slot_bytes;
-    const uint32_t wanted =
-        std::min<uint32_t>(n_used + 1, static_cast<uint32_t>(std::min<uint64_t>(share, 1u << 20)));
-    while (c.n_staging < wanted && left >= c.slot_bytes) {
-      ++c.n_staging;
-      ++c.n_slots;
-      left -= c.slot_bytes;
+  for (uint32_t c = 0; c < layout.n_classes(); ++c) {
+    SlotClassPlan& slots = plan.classes[c];
+    const uint64_t share = budget_bytes / 4 / plan.classes.size() / slots.slot_bytes;
+    const uint64_t wanted = std::min({uint64_t{n_used} + 1, share, experts_of(layout, c)});
+    while (slots.n_slots < wanted && left >= slots.slot_bytes) {
+      ++slots.n_staging;
+      add_slot(c);
     }
+    keep_all_if_full(layout, c, plan);
   }
   // Kept slots, one round over all layers at a time.
-  plan.kept_per_layer.assign(layout.n_layers(), 0);
-  bool grew = true;
-  while (grew) {
+  for (bool grew = true; grew;) {
     grew = false;
     for (uint32_t l = 0; l < layout.n_layers(); ++l) {
-      SlotClassPlan& c = plan.classes[layout.slot_class(LayerIndex(l))];
-      if (plan.kept_per_layer[l] == layout.n_experts() || left < c.slot_bytes) continue;
+      const uint32_t c = layout.slot_class(LayerIndex(l));
+      if (plan.kept_per_layer[l] == layout.n_experts() || left < layout.class_bytes(c)) continue;
       ++plan.kept_per_layer[l];
-      ++c.n_slots;
-      left -= c.slot_bytes;
+      add_slot(c);
       grew = true;
     }
   }

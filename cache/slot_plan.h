@@ -11,8 +11,10 @@ namespace offstage {
 
 struct SlotClassPlan {
   uint64_t slot_bytes = 0;
-  uint32_t n_slots = 0;    // kept + staging
-  uint32_t n_staging = 0;  // always free between layers: what a layer's misses are read into
+  uint32_t n_slots = 0;  // kept + staging
+  // Always free between layers: what a layer's misses are read into. 0 when every expert of the
+  // class has a slot.
+  uint32_t n_staging = 0;
 };
 
 struct SlotPlan {
@@ -23,13 +25,15 @@ struct SlotPlan {
   uint32_t n_slots() const;
 };
 
-// The least that can run: two slots a class, so that one is read while the other computes.
+// The least that can run: two slots a class, so that one is read while the other computes; one
+// where the class has a single expert.
 uint64_t slot_floor_bytes(const ExpertLayout& layout);
 
 // Spends at most `budget_bytes`: staging first (what one token's layer calls, n_used, or less when
 // the budget is small), then the same number of kept experts for every layer, because layers are
 // visited in a cycle and a pool without such floors would serve none of them. Whatever is left goes
-// to the first layers, one more each. nullopt-like: kBudget if below the floor.
+// to the first layers, one more each. A class never gets more slots than it has experts: with as
+// many, all are kept and staging is 0. kBudget if below the floor.
 Result<SlotPlan> plan_slots(const ExpertLayout& layout, uint32_t n_used, uint64_t budget_bytes);
 
 }  // namespace offstage
