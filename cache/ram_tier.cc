@@ -10,7 +10,8 @@ namespace {
 constexpr uint8_t kAllMatrices = (1u << kExpertMatrices) - 1;
 constexpr int64_t kReapTimeoutNs = 1'000'000'000;  // the scheduler's deadline ends a wait, not this
 
-// slot | generation | matrix: a completion of an earlier generation can't pass for a new one.
+// slot | generation | matrix: a completion of an earlier generation can't pass for a new one. (The
+// pool lets go of a slot only when the drive has; the generation proves it.)
 uint64_t make_cookie(SlotIndex slot, uint32_t generation, ExpertMatrix matrix) {
   return (uint64_t{slot.value} << 34) | (uint64_t{generation} << 2) | static_cast<uint64_t>(matrix);
 }
@@ -88,7 +89,9 @@ void RamTier::begin(LayerIndex layer, std::span<const ExpertCall> calls, Phase p
 }
 
 void RamTier::start_reads() {
-  while (!missing_.empty() && matrices_in_flight_ + kExpertMatrices <= parts_.reads_max) {
+  while (!missing_.empty()) {
+    const size_t with_the_drive = matrices_in_flight_ + parts_.reads.quarantined();
+    if (with_the_drive + kExpertMatrices > parts_.reads_max) return;
     if (!start_expert(missing_.front())) return;
     missing_.pop_front();
   }
@@ -133,10 +136,11 @@ Result<PinnedExperts> RamTier::next() {
   CHECK(handed_.empty());  // one batch at a time
   while (true) {
     // What has arrived by now, without waiting; with nothing to compute, asleep until something
-    // arrives.
-    const bool wait = ready_.empty() && experts_reading_ != 0;
+    // arrives. Reads that an earlier event gave up count too: they hold slots that come back.
+    const bool over = missing_.empty() && experts_reading_ == 0;
+    const bool wait = ready_.empty() && !over && matrices_in_flight_ != 0;
     size_t n_done = 0;
-    if (matrices_in_flight_ != 0) {
+    if (matrices_in_flight_ != 0 || parts_.reads.quarantined() != 0) {
       const CauseScope scope(parts_.timer, wait ? Cause::kWaitDrive : Cause::kCache);
       n_done = parts_.reads.reap(done_, wait ? kReapTimeoutNs : 0);
     }
@@ -145,7 +149,7 @@ Result<PinnedExperts> RamTier::next() {
     release_quarantined();
     start_reads();
     if (!ready_.empty() || (missing_.empty() && experts_reading_ == 0)) break;
-    if (experts_reading_ == 0)
+    if (matrices_in_flight_ == 0)
       return make_error(ErrorCode::kDeadline,
                         "layer {}: every expert slot is held by a read that never completed",
                         layer_.value);
@@ -158,17 +162,17 @@ Result<PinnedExperts> RamTier::next() {
 Status RamTier::absorb(std::span<const ReadDone> done) {
   if (done.empty()) return {};
   const CauseScope scope(parts_.timer, Cause::kHash);
-  parts_.workers.parallel_for(
-      static_cast<uint32_t>(done.size()), 1, [&](uint32_t begin, uint32_t end, uint32_t) {
-        for (uint32_t i = begin; i < end; ++i)
-          if (done[i].status && cookie_generation(done[i].cookie) ==
-                                    parts_.pool[cookie_slot(done[i].cookie)].generation)
-            hashes_[i] = hash_piece({done[i].data, done[i].extent.bytes});
-      });
+  parts_.workers.parallel_for(static_cast<uint32_t>(done.size()), 1,
+                              [&](uint32_t begin, uint32_t end, uint32_t) {
+                                for (uint32_t i = begin; i < end; ++i)
+                                  if (done[i].status)
+                                    hashes_[i] = hash_piece({done[i].data, done[i].extent.bytes});
+                              });
   Status first_error;
   for (size_t i = 0; i < done.size(); ++i) {
     --matrices_in_flight_;
     const SlotIndex slot = cookie_slot(done[i].cookie);
+    CHECK_EQ(cookie_generation(done[i].cookie), parts_.pool[slot].generation);
     if (done[i].buffer_free) parts_.pool.read_returned(slot);
     // A slot whose event was given up: emptied once the drive let go of it.
     const bool given_up = slot_of_[place(parts_.pool[slot].layer, parts_.pool[slot].expert)] !=
@@ -222,6 +226,7 @@ Status RamTier::judge(const ReadDone& done, PieceHash hash) {
 void RamTier::release_quarantined() {
   for (const uint64_t cookie : parts_.reads.take_released()) {
     const SlotIndex slot = cookie_slot(cookie);
+    CHECK_EQ(cookie_generation(cookie), parts_.pool[slot].generation);
     parts_.pool.read_returned(slot);
     if (parts_.pool[slot].reads_outstanding == 0 &&
         slot_of_[place(parts_.pool[slot].layer, parts_.pool[slot].expert)] !=
