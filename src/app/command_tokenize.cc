@@ -20,7 +20,9 @@ Result<int> tokenize(const TokenizeFlags& flags) {
     return make_error(ErrorCode::kInvalidArgument, "give the text with -p or with -f");
   OFFSTAGE_TRY(const GgufModel gguf, GgufModel::open(flags.model));
   OFFSTAGE_TRY(VocabularyFacts facts, vocabulary_from_gguf(gguf));
-  OFFSTAGE_TRY(const auto tokenizer, Tokenizer::create(std::move(facts)));
+  Notices notices;
+  OFFSTAGE_TRY(const auto tokenizer, Tokenizer::create(std::move(facts), &notices));
+  NoticePrinter(notices).print();
   std::string text = flags.prompt;
   if (!flags.file.empty()) {
     OFFSTAGE_TRY(text, read_text_file(flags.file));
@@ -33,6 +35,7 @@ Result<int> tokenize(const TokenizeFlags& flags) {
     json["schema"] = "offstage.tokenize/1";
     json["tokens"] = ids;
     json["pieces"] = pieces;
+    json["fallbacks"] = notices_json(notices);
     print_json(json);
     return kExitOk;
   }

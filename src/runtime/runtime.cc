@@ -21,7 +21,7 @@ Result<std::unique_ptr<Runtime>> Runtime::open(const RuntimeOptions& options, No
                       "{}: key 'tokenizer.ggml.tokens': {} tokens, but the embedding has only {} "
                       "rows",
                       options.model_path, facts.tokens.size(), runtime->spec().n_vocab);
-  OFFSTAGE_TRY(runtime->tokenizer_, Tokenizer::create(std::move(facts)));
+  OFFSTAGE_TRY(runtime->tokenizer_, Tokenizer::create(std::move(facts), &notices));
   OFFSTAGE_TRY(runtime->kernels_, choose_kernels(options.isa));
   runtime->workers_ = std::make_unique<ThreadPool>(options.threads, notices);
   OFFSTAGE_TRY_VOID(runtime->check_kv_types());
