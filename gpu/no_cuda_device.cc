@@ -1,0 +1,12 @@
+// The build that found no CUDA toolkit.
+#include "gpu/device.h"
+
+namespace offstage {
+
+Result<std::vector<DeviceFacts>> list_devices(FreeMemory) {
+  return make_error(ErrorCode::kUnsupported, "CUDA: this program was built without it");
+}
+
+std::string device_backend() { return "none"; }
+
+}  // namespace offstage
