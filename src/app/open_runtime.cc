@@ -4,6 +4,7 @@
 
 #include "app/terminal.h"
 #include "base/units.h"
+#include "gpu/device.h"
 
 namespace offstage {
 namespace {
@@ -18,6 +19,18 @@ void print_plan(const MemoryPlan& plan, const ModelFile& file) {
     fmt::print(stderr, "{}\n", line);
 }
 
+// Promise 5: a GPU that isn't there, or isn't used, is said.
+void note_devices(Notices& notices) {
+  const auto devices = list_devices(FreeMemory::kSkip);
+  if (!devices) {
+    notices.add("gpu", devices.error().message + "; everything is computed on the CPU");
+    return;
+  }
+  for (const DeviceFacts& device : *devices)
+    notices.add("gpu", fmt::format("{} ({}, {}) is not used: this version computes on the CPU",
+                                   device.name, format_bytes(device.memory_bytes), device.pci_id));
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Runtime>> open_runtime(const ModelFlags& flags, Notices& notices) {
@@ -26,6 +39,7 @@ Result<std::unique_ptr<Runtime>> open_runtime(const ModelFlags& flags, Notices& 
     notices.add("gpu",
                 "-ngl has no effect: Offstage places experts, not layers, and this build "
                 "computes on the CPU");
+  note_devices(notices);
   NoticePrinter printer(notices);
   ProgressBar bar("loading");
   Runtime::Hooks hooks;
