@@ -22,6 +22,9 @@ constexpr auto kSpin = std::chrono::microseconds(20);
 // each streams a long piece of the weights.
 constexpr uint32_t kChunksPerWorker = 4;
 
+// The caller is moved off a worker's core at most this often: a system that insists gets its way.
+constexpr auto kMoveInterval = std::chrono::milliseconds(1);
+
 void relax() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -58,6 +61,23 @@ struct ThreadPool::State {
   void* context = nullptr;
   Trampoline trampoline = nullptr;
   std::vector<std::thread> workers;
+  std::vector<uint32_t> processors;  // [worker]; empty: not bound
+  std::chrono::steady_clock::time_point next_move{};
+
+  // Workers are bound and the caller isn't, so the system may put both on one core and leave it
+  // so: measured on two cores with one busy, the second worker then got 2 % of the chunks.
+  void keep_caller_apart() {
+    if (processors.empty()) return;
+    const int here = this_processor();
+    if (here < 0) return;
+    const auto others = processors.begin() + 1;
+    if (std::find(others, processors.end(), static_cast<uint32_t>(here)) == processors.end())
+      return;
+    const auto now = std::chrono::steady_clock::now();
+    if (now < next_move) return;
+    next_move = now + kMoveInterval;
+    move_this_thread(processors[0]);
+  }
 
   void take_chunks(uint32_t worker) {
     for (;;) {
@@ -111,7 +131,10 @@ ThreadPool::ThreadPool(uint32_t threads, Notices& notices) : state_(std::make_un
                 fmt::format("{} threads on {} physical cores: not bound", threads, n_cores));
   }
   // The caller is worker 0 and stays unbound: threads that it starts later (io) would inherit its
-  // mask. The others leave it the first core.
+  // mask. The others leave it the first core, and keep_caller_apart() sees that it is there.
+  if (bind && threads > 1)
+    state_->processors.assign(topology.core_processors.begin(),
+                              topology.core_processors.begin() + threads);
   std::latch started(threads);
   for (uint32_t worker = 1; worker < threads; ++worker) {
     const uint32_t processor = bind ? topology.core_processors[worker] : 0;
@@ -141,6 +164,7 @@ void ThreadPool::run(uint32_t n, uint32_t grain, void* context, Trampoline tramp
   grain = std::max(1u, grain);
   if (size() == 1 || n <= grain) return trampoline(context, 0, n, 0);
   State& state = *state_;
+  state.keep_caller_apart();
   const uint32_t pieces = size() * kChunksPerWorker;
   const uint32_t chunk = ((n + pieces - 1) / pieces + grain - 1) / grain * grain;
   // `next` overshoots by at most one chunk per worker.

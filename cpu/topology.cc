@@ -83,4 +83,12 @@ Status bind_this_thread(uint32_t processor) {
                     std::strerror(err));
 }
 
+void move_this_thread(uint32_t processor) {
+  cpu_set_t before;
+  if (sched_getaffinity(0, sizeof before, &before) != 0) return;  // more processors than it holds
+  if (bind_this_thread(processor)) sched_setaffinity(0, sizeof before, &before);
+}
+
+int this_processor() { return sched_getcpu(); }
+
 }  // namespace offstage

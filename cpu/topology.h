@@ -22,4 +22,11 @@ Topology read_topology();
 // Binds the calling thread to one processor.
 Status bind_this_thread(uint32_t processor);
 
+// Moves the calling thread to a processor and leaves its mask as it was, so that threads it starts
+// later don't inherit a single processor. Does nothing where the system refuses.
+void move_this_thread(uint32_t processor);
+
+// Where the calling thread runs at this moment; −1 when unknown.
+int this_processor();
+
 }  // namespace offstage
