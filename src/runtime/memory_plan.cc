@@ -15,6 +15,9 @@ namespace {
 constexpr uint64_t kReserveBytes = 24ull << 20;
 // The kernel charges a cgroup for page tables and socket buffers as well.
 constexpr uint64_t kCgroupMarginBytes = 16ull << 20;
+// What a process uses before the plan differs from start to start (0.2 MiB were seen): the floor
+// that one start names must be enough for the next.
+constexpr uint64_t kFloorMarginBytes = 1ull << 20;
 constexpr uint32_t kChunkRowsMin = 16;
 // A chunk that nobody asked for may use this share of the budget as scratch.
 constexpr uint64_t kScratchShare = 16;
@@ -36,11 +39,13 @@ uint64_t choose_budget(const PlanInputs& inputs, Notices& notices) {
   return budget;
 }
 
-// The widest chunk that leaves the experts room; halves from what was asked for.
-uint32_t choose_chunk_rows(const PlanInputs& inputs, uint64_t budget) {
+// The widest chunk that leaves the experts room; halves from what was asked for. `others`: what the
+// plan needs beside scratch, the least expert slots included.
+uint32_t choose_chunk_rows(const PlanInputs& inputs, uint64_t budget, uint64_t others) {
   uint32_t rows = std::clamp(inputs.options.chunk_rows, 1u, inputs.options.context);
   if (inputs.options.chunk_rows_fixed) return rows;
-  while (rows > kChunkRowsMin && Scratch::bytes_needed(inputs.spec, rows) > budget / kScratchShare)
+  const uint64_t scratch_max = std::min(budget / kScratchShare, budget - std::min(budget, others));
+  while (rows > kChunkRowsMin && Scratch::bytes_needed(inputs.spec, rows) > scratch_max)
     rows = std::max(kChunkRowsMin, rows / 2);
   return rows;
 }
@@ -61,15 +66,16 @@ Result<MemoryPlan> plan_memory(const PlanInputs& inputs, Notices& notices) {
   plan.kv_bytes =
       plan.kv_pages * KvCache::shape_of(inputs.spec, options.k_type, options.v_type).page_bytes();
   plan.rotary_bytes = RotaryTable::bytes_needed(inputs.spec.rotary, options.context);
-  plan.chunk_rows = choose_chunk_rows(inputs, plan.budget_bytes);
+  // Everything that a wider chunk doesn't change.
+  const uint64_t others = plan.planned_bytes() + slot_floor_bytes(inputs.layout);
+  plan.chunk_rows = choose_chunk_rows(inputs, plan.budget_bytes, others);
   plan.scratch_bytes = Scratch::bytes_needed(inputs.spec, plan.chunk_rows);
 
   const uint32_t rows_min =
       options.chunk_rows_fixed ? plan.chunk_rows : std::min(plan.chunk_rows, kChunkRowsMin);
-  plan.floor_bytes = plan.process_bytes + plan.dense_bytes + plan.kv_bytes + plan.rotary_bytes +
-                     Scratch::bytes_needed(inputs.spec, rows_min) + slot_floor_bytes(inputs.layout);
-  const uint64_t fixed = plan.planned_bytes();
-  if (plan.budget_bytes < plan.floor_bytes || plan.budget_bytes < fixed)
+  const uint64_t least = others + Scratch::bytes_needed(inputs.spec, rows_min);
+  plan.floor_bytes = least + kFloorMarginBytes;
+  if (plan.budget_bytes < least)
     return make_error(
         ErrorCode::kBudget,
         "a budget of {} is below the floor of {} ({} bytes): process {}, dense weights {}, KV {} "
@@ -79,8 +85,8 @@ Result<MemoryPlan> plan_memory(const PlanInputs& inputs, Notices& notices) {
         format_bytes(plan.kv_bytes), options.context,
         format_bytes(Scratch::bytes_needed(inputs.spec, rows_min)),
         format_bytes(slot_floor_bytes(inputs.layout)));
-  OFFSTAGE_TRY(plan.slots,
-               plan_slots(inputs.layout, inputs.spec.router.n_used, plan.budget_bytes - fixed));
+  OFFSTAGE_TRY(plan.slots, plan_slots(inputs.layout, inputs.spec.router.n_used,
+                                      plan.budget_bytes - plan.planned_bytes()));
   plan.slot_bytes = plan.slots.bytes();
   return plan;
 }

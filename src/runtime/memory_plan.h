@@ -24,7 +24,7 @@ struct MemoryPlan {
   uint64_t rotary_bytes = 0;
   uint64_t scratch_bytes = 0;
   uint64_t slot_bytes = 0;   // staging included
-  uint64_t floor_bytes = 0;  // the least budget that these options could run with
+  uint64_t floor_bytes = 0;  // a budget that these options run with, at the next start too
   uint32_t chunk_rows = 0;
   uint32_t kv_pages = 0;
   SlotPlan slots;
