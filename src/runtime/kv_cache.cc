@@ -10,7 +10,8 @@ KvCache::Shape KvCache::shape_of(const ModelSpec& spec, KvType k_type, KvType v_
 }
 
 uint32_t KvCache::pages_for(uint32_t context, uint32_t n_sequences) {
-  return (context + kKvBlockPositions - 1) / kKvBlockPositions + n_sequences - 1;
+  const bool part = context % kKvBlockPositions != 0;
+  return context / kKvBlockPositions + (part ? 1 : 0) + n_sequences - 1;
 }
 
 Result<KvCache> KvCache::create(const Shape& shape, uint32_t n_pages, uint32_t n_sequences,
@@ -29,12 +30,13 @@ Result<KvCache> KvCache::create(const Shape& shape, uint32_t n_pages, uint32_t n
 Status KvCache::reserve(SequenceId sequence, uint32_t n_positions) {
   CHECK_LT(sequence.value, tables_.size());
   auto& table = tables_[sequence.value];
-  while (table.size() * kKvBlockPositions < n_positions) {
-    if (free_.empty())
-      return make_error(ErrorCode::kBudget,
-                        "KV cache is full: sequence {} needs {} positions, {} pages of {} "
-                        "positions are shared by {} sequences; raise -c",
-                        sequence.value, n_positions, n_pages_, kKvBlockPositions, tables_.size());
+  const size_t needed = pages_for(n_positions, 1);
+  if (needed > table.size() + free_.size())
+    return make_error(ErrorCode::kBudget,
+                      "KV cache is full: sequence {} needs {} positions, {} pages of {} "
+                      "positions are shared by {} sequences; raise -c",
+                      sequence.value, n_positions, n_pages_, kKvBlockPositions, tables_.size());
+  while (table.size() < needed) {
     table.push_back(free_.back());
     free_.pop_back();
   }

@@ -34,7 +34,8 @@ class KvCache {
   static Result<KvCache> create(const Shape& shape, uint32_t n_pages, uint32_t n_sequences,
                                 Notices& notices);
 
-  // Makes room for positions [0, n_positions) of a sequence; kBudget when no page is left.
+  // Makes room for positions [0, n_positions) of a sequence; kBudget, and nothing taken, when there
+  // are too few pages.
   Status reserve(SequenceId sequence, uint32_t n_positions);
   void release(SequenceId sequence);
 
