@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "base/check.h"
 
@@ -29,8 +30,12 @@ Status SamplerOptions::check() const {
 
 TokenId argmax(std::span<const float> logits) {
   TokenId best = 0;
-  for (size_t i = 1; i < logits.size(); ++i)
-    if (logits[i] > logits[static_cast<size_t>(best)]) best = static_cast<TokenId>(i);
+  float top = -std::numeric_limits<float>::infinity();  // NaN never beats anything
+  for (size_t i = 0; i < logits.size(); ++i) {
+    if (!(logits[i] > top)) continue;
+    top = logits[i];
+    best = static_cast<TokenId>(i);
+  }
   return best;
 }
 
@@ -41,7 +46,10 @@ Sampler::Sampler(const SamplerOptions& options, uint32_t n_vocab)
 
 TokenId Sampler::sample(std::span<const float> logits, std::span<const TokenId> history) {
   CHECK_EQ(logits.size(), logits_.size());
-  std::copy(logits.begin(), logits.end(), logits_.begin());
+  // A damaged model's NaN counts as impossible: compared as it is, it would break every order.
+  std::transform(logits.begin(), logits.end(), logits_.begin(), [](float logit) {
+    return std::isnan(logit) ? -std::numeric_limits<float>::infinity() : logit;
+  });
   penalise(history);
   if (options_.temperature <= 0) return argmax(logits_);
   keep_top_k();
