@@ -116,6 +116,21 @@ Status widths_from_tensors(const GgufModel& gguf, ModelSpec& spec) {
   return {};
 }
 
+Status check_all_used(const GgufModel& gguf, const ModelSpec& spec, const ModelTensors& tensors) {
+  std::unordered_set<const GgufTensor*> used;
+  for (const GgufTensor* tensor : tensors.dense()) used.insert(tensor);
+  for (const LayerTensors& layer : tensors.layers)
+    used.insert({layer.gate_experts, layer.up_experts, layer.down_experts});
+  for (const GgufTensor& tensor : gguf.tensors()) {
+    if (used.contains(&tensor)) continue;
+    return make_error(ErrorCode::kUnsupported,
+                      "{}: tensor '{}' at offset {}: has no role in a '{}' model of {} layers",
+                      gguf.shards()[tensor.shard].path, tensor.name, tensor.info_offset,
+                      spec.architecture, spec.n_layers);
+  }
+  return {};
+}
+
 }  // namespace
 
 Result<ModelTensors> ModelTensors::from_gguf(const GgufModel& gguf, ModelSpec& spec) {
@@ -138,6 +153,7 @@ Result<ModelTensors> ModelTensors::from_gguf(const GgufModel& gguf, ModelSpec& s
     OFFSTAGE_TRY_VOID(find_attention(find, block, spec, tensors.layers[i]));
     OFFSTAGE_TRY_VOID(find_experts(find, block, spec, tensors.layers[i]));
   }
+  OFFSTAGE_TRY_VOID(check_all_used(gguf, spec, tensors));
   return tensors;
 }
 
@@ -153,6 +169,15 @@ std::vector<const GgufTensor*> ModelTensors::dense() const {
     return std::pair(a->shard, a->offset) < std::pair(b->shard, b->offset);
   });
   all.erase(std::unique(all.begin(), all.end()), all.end());
+  return all;
+}
+
+std::vector<const GgufTensor*> ModelTensors::vectors() const {
+  std::vector<const GgufTensor*> all = {output_norm, rope_factors};
+  for (const LayerTensors& layer : layers)
+    all.insert(all.end(), {layer.attn_norm, layer.q_bias, layer.k_bias, layer.v_bias, layer.q_norm,
+                           layer.k_norm, layer.ffn_norm, layer.shared_gate_input});
+  std::erase(all, nullptr);
   return all;
 }
 

@@ -43,10 +43,13 @@ struct ModelTensors {
   // Every tensor but the experts', each once (a tied output isn't repeated), in file order: what
   // has to be resident.
   std::vector<const GgufTensor*> dense() const;
+  // Those of them that kernels take as floats: norms, biases, gates, rotary factors.
+  std::vector<const GgufTensor*> vectors() const;
 
   // Also sets spec.expert_ffn and spec.shared_ffn from the tensors where the metadata of older
   // files is ambiguous. Errors: kNotFound / kCorrupt naming file, tensor, offset, expected and
-  // actual shape.
+  // actual shape; kUnsupported for a tensor that has no role here: a model computed without a part
+  // of its weights would answer, and be wrong.
   static Result<ModelTensors> from_gguf(const GgufModel& gguf, ModelSpec& spec);
 };
 

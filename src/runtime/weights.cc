@@ -10,9 +10,6 @@ namespace {
 
 constexpr uint32_t kTensorsInFlight = 8;
 
-// Tensors that kernels take as floats are converted when they aren't stored so.
-bool is_vector(const GgufTensor& tensor) { return tensor.n_dims == 1; }
-
 Extent extent_of(const GgufTensor& tensor) { return {tensor.shard, tensor.offset, tensor.bytes}; }
 
 uint64_t vector_bytes(const GgufTensor& tensor) {
@@ -102,6 +99,7 @@ class VerifiedReader {
 class Placer {
  public:
   void put(const GgufTensor* tensor, const std::byte* data) { place_[tensor] = data; }
+  const std::byte* data(const GgufTensor* tensor) const { return place_.at(tensor); }
   Matrix matrix(const GgufTensor* tensor) const {
     if (tensor == nullptr) return {};
     return {tensor->type, place_.at(tensor), static_cast<uint32_t>(tensor->dims[1]),
@@ -143,10 +141,8 @@ LayerWeights place_layer(const LayerTensors& t, const Placer& at) {
 
 uint64_t DenseStore::bytes_needed(const ModelTensors& tensors) {
   uint64_t bytes = 0;
-  for (const GgufTensor* tensor : tensors.dense()) {
-    bytes += span_bytes(extent_of(*tensor));
-    if (is_vector(*tensor)) bytes += vector_bytes(*tensor);
-  }
+  for (const GgufTensor* tensor : tensors.dense()) bytes += span_bytes(extent_of(*tensor));
+  for (const GgufTensor* tensor : tensors.vectors()) bytes += vector_bytes(*tensor);
   return bytes;
 }
 
@@ -158,13 +154,14 @@ Result<DenseStore> DenseStore::load(const ModelTensors& tensors, HostArena arena
   OFFSTAGE_TRY_VOID(reader.run());
 
   Placer at;
-  for (size_t i = 0; i < dense.size(); ++i) {
-    at.put(dense[i], reader.data(i));
-    if (!is_vector(*dense[i])) continue;
-    auto* floats = reinterpret_cast<float*>(store.arena_.take(vector_bytes(*dense[i]), 64));
-    loader.kernels.dequantise(dense[i]->type, reader.data(i),
-                              static_cast<uint32_t>(dense[i]->elements()), floats);
-    at.put(dense[i], reinterpret_cast<const std::byte*>(floats));
+  for (size_t i = 0; i < dense.size(); ++i) at.put(dense[i], reader.data(i));
+  // What kernels take as floats becomes floats. By role, not by shape: a file may give a vector a
+  // second dimension of 1, or leave it out of a matrix of one row.
+  for (const GgufTensor* tensor : tensors.vectors()) {
+    auto* floats = reinterpret_cast<float*>(store.arena_.take(vector_bytes(*tensor), 64));
+    loader.kernels.dequantise(tensor->type, at.data(tensor),
+                              static_cast<uint32_t>(tensor->elements()), floats);
+    at.put(tensor, reinterpret_cast<const std::byte*>(floats));
   }
   DenseWeights& weights = store.weights_;
   weights.embedding = at.matrix(tensors.embedding);
