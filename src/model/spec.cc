@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cfloat>
 #include <cmath>
 
 namespace offstage {
@@ -51,13 +52,13 @@ class SpecReader {
     return in_range(suffix, *value, kWidthMax);
   }
 
-  // A positive finite number.
+  // A number that is positive and finite as the float it becomes.
   Result<float> positive_or(std::string_view suffix, double fallback) const {
     OFFSTAGE_TRY(const auto value, gguf_.find_float(key(suffix)));
     if (!value) return static_cast<float>(fallback);
-    if (!std::isfinite(*value) || *value <= 0)
+    if (!(*value >= FLT_MIN && *value <= FLT_MAX))
       return make_error(ErrorCode::kCorrupt,
-                        "{}: key '{}' at offset {}: expected a finite number > 0, found {}",
+                        "{}: key '{}' at offset {}: expected a finite float > 0, found {}",
                         gguf_.path(), key(suffix), offset(suffix), *value);
     return static_cast<float>(*value);
   }
