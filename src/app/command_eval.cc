@@ -100,6 +100,10 @@ nlohmann::ordered_json eval_json(const Runtime& runtime, const std::vector<Token
 }
 
 Result<int> eval(const EvalFlags& flags) {
+  if (flags.model.context < 2)
+    return make_error(ErrorCode::kInvalidArgument,
+                      "-c: a context of {} has room for no prediction; at least 2 are needed",
+                      flags.model.context);
   if (flags.prompt.empty() == flags.file.empty())
     return make_error(ErrorCode::kInvalidArgument, "give the text with -f or with -p");
   std::string text = flags.prompt;
@@ -121,13 +125,13 @@ Result<int> eval(const EvalFlags& flags) {
   double sum = 0;
   for (const double nll : scores.nll) sum += nll;
   const double mean = sum / static_cast<double>(scores.nll.size());
+  OFFSTAGE_TRY_VOID(runtime->save_index(notices));  // before the report, which lists what it says
   if (flags.json) {
     print_json(eval_json(*runtime, tokens, scores, mean, notices));
   } else {
     fmt::print("{} tokens, {} predicted: mean NLL {:.6f}, perplexity {:.4f}\n", tokens.size(),
                scores.nll.size(), mean, std::exp(mean));
   }
-  OFFSTAGE_TRY_VOID(runtime->save_index(notices));
   printer.print();
   return kExitOk;
 }

@@ -58,7 +58,7 @@ Result<Generation> generate(Runtime& runtime, Session& session, Sampler& sampler
 }
 
 Result<int> run_prompt(Runtime& runtime, const RunFlags& flags, Sampler& sampler,
-                       const Notices& notices) {
+                       Notices& notices) {
   std::string text = flags.prompt;
   if (!flags.prompt_file.empty()) {
     OFFSTAGE_TRY(text, read_text_file(flags.prompt_file));
@@ -68,6 +68,7 @@ Result<int> run_prompt(Runtime& runtime, const RunFlags& flags, Sampler& sampler
   Session session(runtime, SequenceId(0));
   OFFSTAGE_TRY(const Generation generation,
                generate(runtime, session, sampler, flags, prompt, interrupted));
+  OFFSTAGE_TRY_VOID(runtime.save_index(notices));  // before the report, which lists what it says
   if (flags.json) {
     print_json(run_json(runtime, generation, notices));
   } else {

@@ -50,6 +50,9 @@ int main(int argc, char** argv) {
   if (code) return *code;
   fmt::print(stderr, "offstage: error ({}): {}\n", offstage::error_code_name(code.error().code),
              code.error().message);
-  return code.error().code == offstage::ErrorCode::kInvalidArgument ? offstage::kExitUsage
-                                                                    : offstage::kExitError;
+  switch (code.error().code) {
+    case offstage::ErrorCode::kInvalidArgument: return offstage::kExitUsage;
+    case offstage::ErrorCode::kCancelled: return offstage::kExitInterrupted;
+    default: return offstage::kExitError;
+  }
 }

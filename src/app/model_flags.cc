@@ -41,6 +41,7 @@ void ModelFlags::add_to(CLI::App& command) {
                      "host memory of the whole process, e.g. 8G (default: 90 % of what is free)");
   command.add_option("-c,--ctx-size", context, "positions of context")->capture_default_str();
   command.add_option("-t,--threads", threads, "compute threads (0: one per physical core)")
+      ->check(CLI::Range(0u, 1024u))
       ->capture_default_str();
   chunk_option = command
                      .add_option("--ubatch-size", chunk,

@@ -108,7 +108,9 @@ nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
   json["schema"] = "offstage.run/1";
   json["model"] = runtime.file().gguf.path();
   json["tokens"] = generation.tokens;
-  json["text"] = runtime.tokenizer().decode(generation.tokens, false);
+  std::string text;  // as it is streamed: a leading space belongs to the answer
+  for (const TokenId token : generation.tokens) text += runtime.tokenizer().piece(token, false);
+  json["text"] = text;
   json["stop"] = stop_reason_name(generation.stop);
   json["prompt_tokens"] = record.prompt_tokens;
   json["prefill_tok_s"] = per_second(record.prompt_tokens, record.prefill.wall_ns);
