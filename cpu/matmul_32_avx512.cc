@@ -39,6 +39,13 @@ struct Problem {
   }
 };
 
+// Piece `index` of a stream that is read soon, into L2.
+OFFSTAGE_INLINE void fetch(const std::byte* stream, size_t piece_bytes, size_t index) {
+  const std::byte* piece = stream + piece_bytes * index;
+  for (size_t at = 0; at < piece_bytes; at += 64)
+    _mm_prefetch(reinterpret_cast<const char*>(piece + at), _MM_HINT_T1);
+}
+
 // Run `run` of up to 16 rows. Kernels read whole runs, so short last ones are copied and filled
 // with zero bytes: a scale of +0 against an activation scale of +0 gives f = +0.
 template <typename Format>
@@ -127,9 +134,7 @@ void dot_rows(const Problem& p, const std::byte* const* row, uint32_t n, uint32_
   for (uint32_t run = 0; run < n_whole; ++run) {
     const std::byte* at[4];
     for (int r = 0; r < 4; ++r) at[r] = row[r] + kRunBytes * run;
-    const std::byte* ahead = row[0] + 4 * kRunBytes * run + bytes_ahead;
-    for (size_t i = 0; i < 4 * kRunBytes; i += 64)
-      _mm_prefetch(reinterpret_cast<const char*>(ahead + i), _MM_HINT_T1);
+    fetch(row[0] + bytes_ahead, 4 * kRunBytes, run);
     dot4_run<Format, kTokens>(at, x, acc);
     for (int t = 0; t < kTokens; ++t) ++x[t];
   }
@@ -253,6 +258,7 @@ void tile_rows(const Problem& p, const std::byte* const* row, uint32_t n, uint32
   const auto lanes = static_cast<__mmask16>((1u << n_rows) - 1);
   Runs<Format> runs;
   for (uint32_t run = 0; run < p.n_runs; ++run) {
+    fetch(row[0] + 16 * p.w_bytes, 16 * 8 * sizeof(typename Format::Block), run);
     const std::byte* at[16];
     runs.locate(p, row, 16, run, at);
     Tile tile;

@@ -46,6 +46,16 @@ OFFSTAGE_INLINE __m256i load8(const std::byte* row, uint32_t at, uint32_t n) {
   return _mm256_slli_epi32(_mm256_cvtepu16_epi32(load16(from)), 16);
 }
 
+// What block `index` of the next 8 rows needs, into L2: rows are contiguous, so they are one
+// stream.
+template <TensorType kType>
+OFFSTAGE_INLINE void fetch(const Problem& p, const std::byte* const* row, uint32_t index) {
+  constexpr size_t kBytes = 8 * 8 * (kType == TensorType::kF32 ? 4 : 2);
+  const std::byte* piece = row[0] + 8 * p.w_bytes + kBytes * index;
+  for (size_t at = 0; at < kBytes; at += 64)
+    _mm_prefetch(reinterpret_cast<const char*>(piece + at), _MM_HINT_T1);
+}
+
 // Columns at … at + n − 1 (n ≤ 8) of eight rows → w[i]: column at + i with rows in lanes.
 template <TensorType kType>
 OFFSTAGE_INLINE void load_block(const std::byte* const* row, uint32_t at, uint32_t n, __m256i* w) {
@@ -77,6 +87,7 @@ void dot_rows(const Problem& p, const std::byte* const* row, uint32_t n, __m256i
     for (int t = 0; t < kTokens; ++t) slice[t] = _mm256_setzero_ps();
     uint32_t at = begin;
     for (; at + 8 <= end; at += 8) {
+      fetch<kType>(p, row, at / 8);
       __m256i w[8];
       load_block<kType>(row, at, 8, w);
       add_columns<kTokens>(w, 8, x, at, slice);
@@ -118,8 +129,10 @@ void tile_rows(const Problem& p, const std::byte* const* row, uint32_t n, __m256
   __m256i w[kRunElements];
   for (uint32_t begin = 0; begin < p.k; begin += kRunElements) {
     const uint32_t length = p.k - begin < kRunElements ? p.k - begin : kRunElements;
-    for (uint32_t i = 0; i < length; i += 8)
+    for (uint32_t i = 0; i < length; i += 8) {
+      fetch<kType>(p, row, (begin + i) / 8);
       load_block<kType>(row, begin + i, length - i < 8 ? length - i : 8, w + i);
+    }
     uint32_t t = 0;
     for (; t + 8 <= n_tokens; t += 8) tile_step<8>(p, w, begin, length, n, lanes, t, 8);
     for (; t < n_tokens; t += 4) {

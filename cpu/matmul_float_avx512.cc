@@ -41,6 +41,16 @@ OFFSTAGE_INLINE __m512i load16(const std::byte* row, uint32_t at, __mmask16 lane
   }
 }
 
+// What block `index` of the next 16 rows needs, into L2: rows are contiguous, so they are one
+// stream.
+template <TensorType kType>
+OFFSTAGE_INLINE void fetch(const Problem& p, const std::byte* const* row, uint32_t index) {
+  constexpr size_t kBytes = 16 * 16 * (kType == TensorType::kF32 ? 4 : 2);
+  const std::byte* piece = row[0] + 16 * p.w_bytes + kBytes * index;
+  for (size_t at = 0; at < kBytes; at += 64)
+    _mm_prefetch(reinterpret_cast<const char*>(piece + at), _MM_HINT_T1);
+}
+
 // Columns at … at + n − 1 (n ≤ 16) of sixteen rows → w[i]: column at + i with rows in lanes.
 template <TensorType kType>
 OFFSTAGE_INLINE void load_block(const std::byte* const* row, uint32_t at, uint32_t n, __m512i* w) {
@@ -72,6 +82,7 @@ void dot_rows(const Problem& p, const std::byte* const* row, uint32_t n, __mmask
     for (int t = 0; t < kTokens; ++t) slice[t] = _mm512_setzero_ps();
     uint32_t at = begin;
     for (; at + 16 <= end; at += 16) {
+      fetch<kType>(p, row, at / 16);
       __m512i w[16];
       load_block<kType>(row, at, 16, w);
       add_columns<kTokens>(w, 16, x, at, slice);
@@ -113,8 +124,10 @@ void tile_rows(const Problem& p, const std::byte* const* row, uint32_t n, __mmas
   __m512i w[kRunElements];
   for (uint32_t begin = 0; begin < p.k; begin += kRunElements) {
     const uint32_t length = p.k - begin < kRunElements ? p.k - begin : kRunElements;
-    for (uint32_t i = 0; i < length; i += 16)
+    for (uint32_t i = 0; i < length; i += 16) {
+      fetch<kType>(p, row, (begin + i) / 16);
       load_block<kType>(row, begin + i, length - i < 16 ? length - i : 16, w + i);
+    }
     uint32_t t = 0;
     for (; t + 8 <= n_tokens; t += 8) tile_step<8>(p, w, begin, length, n, lanes, t, 8);
     for (; t < n_tokens; t += 4) {

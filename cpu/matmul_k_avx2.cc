@@ -34,6 +34,13 @@ struct Problem {
   }
 };
 
+// Piece `index` of a stream that is read soon, into L2.
+OFFSTAGE_INLINE void fetch(const std::byte* stream, size_t piece_bytes, size_t index) {
+  const std::byte* piece = stream + piece_bytes * index;
+  for (size_t at = 0; at < piece_bytes; at += 64)
+    _mm_prefetch(reinterpret_cast<const char*>(piece + at), _MM_HINT_T1);
+}
+
 // Four vectors of partial sums → four sums.
 OFFSTAGE_INLINE __m128i sum4(__m256i a, __m256i b, __m256i c, __m256i d) {
   const __m256i all = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
@@ -103,9 +110,7 @@ void dot_rows(const Problem& p, const std::byte* const* row, uint32_t n, uint32_
   for (uint32_t run = 0; run < p.n_runs; ++run) {
     const Block* block[4];
     for (int r = 0; r < 4; ++r) block[r] = reinterpret_cast<const Block*>(row[r]) + run;
-    const std::byte* ahead = row[0] + size_t{run} * 4 * sizeof(Block) + bytes_ahead;
-    for (size_t at = 0; at < 4 * sizeof(Block); at += 64)
-      _mm_prefetch(reinterpret_cast<const char*>(ahead + at), _MM_HINT_T1);
+    fetch(row[0] + bytes_ahead, 4 * sizeof(Block), run);
     __m256i isum[4][kTokens], msum[4][kTokens];
     for (int r = 0; r < 4; ++r) row_sums<Format, kTokens>(block[r], x, isum[r], msum[r]);
     for (int t = 0; t < kTokens; ++t) {
@@ -229,6 +234,7 @@ void tile_rows(const Problem& p, const std::byte* const* row, uint32_t n, uint32
                uint32_t n_tokens) {
   const __m256i lanes = first_lanes(n_rows);
   for (uint32_t run = 0; run < p.n_runs; ++run) {
+    fetch(row[0] + 8 * p.w_bytes, 8 * sizeof(typename Format::Block), run);
     Tile tile;
     fill_tile<Format>(row, run, &tile);
     for (uint32_t t = 0; t < n_tokens; t += 4) {

@@ -39,6 +39,13 @@ struct Problem {
   }
 };
 
+// Piece `index` of a stream that is read soon, into L2.
+OFFSTAGE_INLINE void fetch(const std::byte* stream, size_t piece_bytes, size_t index) {
+  const std::byte* piece = stream + piece_bytes * index;
+  for (size_t at = 0; at < piece_bytes; at += 64)
+    _mm_prefetch(reinterpret_cast<const char*>(piece + at), _MM_HINT_T1);
+}
+
 // Four vectors of partial sums → four sums.
 OFFSTAGE_INLINE __m128i sum4(__m512i a, __m512i b, __m512i c, __m512i d) {
   const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
@@ -80,9 +87,7 @@ OFFSTAGE_INLINE void dot4(const Problem& p, const std::byte* const* row, uint32_
   for (uint32_t run = 0; run < p.n_runs; ++run) {
     const Block* block[4];
     for (int r = 0; r < 4; ++r) block[r] = reinterpret_cast<const Block*>(row[r]) + run;
-    const std::byte* ahead = row[0] + size_t{run} * 4 * sizeof(Block) + bytes_ahead;
-    for (size_t at = 0; at < 4 * sizeof(Block); at += 64)
-      _mm_prefetch(reinterpret_cast<const char*>(ahead + at), _MM_HINT_T1);
+    fetch(row[0] + bytes_ahead, 4 * sizeof(Block), run);
     __m512i isum[4][kTokens];
     __m256i msum[4][kTokens];
     for (int r = 0; r < 4; ++r) {
@@ -138,8 +143,7 @@ struct Tile {
 template <typename Format>
 void fill_tile(const std::byte* const* row, uint32_t run, Tile* tile) {
   using Block = typename Format::Block;
-  constexpr int kGroups = 256 / Format::kGroup;
-  __m512i scales[16], mins[16];
+  __m512i words[16];  // scales below, minima (or scales again) above: one transposition for both
   alignas(64) float d[16], dmin[16];
   for (int r = 0; r < 16; ++r) {
     const Block* block = reinterpret_cast<const Block*>(row[r]) + run;
@@ -148,8 +152,7 @@ void fill_tile(const std::byte* const* row, uint32_t run, Tile* tile) {
     Format::quants(block, q);
     for (int i = 0; i < 4; ++i) tile->w[16 * i + r] = q[i];
     Format::scales(block, &scale, &min);
-    scales[r] = _mm512_cvtepi16_epi32(scale);
-    mins[r] = _mm512_castsi256_si512(Format::kMinima ? min : scale);
+    words[r] = _mm512_inserti64x4(_mm512_castsi256_si512(scale), Format::kMinima ? min : scale, 1);
   }
   for (int r = 0; r < 16; r += 4) {
     const Block* block[4];
@@ -160,10 +163,17 @@ void fill_tile(const std::byte* const* row, uint32_t run, Tile* tile) {
     _mm_store_ps(dmin + r, dmin4);
   }
   for (int i = 0; i < 4; ++i) transpose16(tile->w + 16 * i);
-  transpose16(scales);
-  transpose16(mins);
-  for (int g = 0; g < kGroups; ++g) tile->scale[g] = scales[g * 16 / kGroups];
-  for (int j = 0; j < 8; ++j) tile->min[j] = mins[j];
+  transpose16(words);
+  for (int j = 0; j < 8; ++j) {  // words[j]: the scales of 16-element groups 2j and 2j + 1
+    const __m512i odd = _mm512_srai_epi32(words[j], 16);
+    if constexpr (Format::kGroup == 32) {
+      tile->scale[j] = odd;  // both are the group's
+    } else {
+      tile->scale[2 * j] = _mm512_srai_epi32(_mm512_slli_epi32(words[j], 16), 16);
+      tile->scale[2 * j + 1] = odd;
+    }
+    tile->min[j] = words[8 + j];
+  }
   tile->d = _mm512_load_ps(d);
   tile->dmin = _mm512_load_ps(dmin);
 }
@@ -229,6 +239,7 @@ void tile_rows(const Problem& p, const std::byte* const* row, uint32_t n, uint32
                uint32_t n_tokens) {
   const auto lanes = static_cast<__mmask16>((1u << n_rows) - 1);
   for (uint32_t run = 0; run < p.n_runs; ++run) {
+    fetch(row[0] + 16 * p.w_bytes, 16 * sizeof(typename Format::Block), run);
     Tile tile;
     fill_tile<Format>(row, run, &tile);
     uint32_t t = 0;
