@@ -39,7 +39,7 @@ step() {
   shift
   say "== $name"
   "$@" >"$log" 2>&1 || result=failed
-  counts="$(sed -n 's/^[0-9]*% tests passed, \([0-9]*\) tests failed out of \([0-9]*\)$/\1 \2/p' "$log")"
+  counts="$(sed -nE 's/^[0-9]+% tests passed, ([0-9]+) .* out of ([0-9]+)$/\1 \2/p' "$log")"
   if [[ -n "$counts" ]]; then
     local tests_failed="${counts% *}" tests="${counts#* }"
     passed=$((passed + tests - tests_failed))
@@ -172,7 +172,7 @@ main() {
   fi
   say
   printf '%s' "$summary"
-  say "total $((SECONDS / 60)) min $((SECONDS % 60)) s$([[ $skipped == 0 ]] || echo ", $skipped steps skipped")"
+  say "total $((SECONDS / 60)) min $((SECONDS % 60)) s, steps skipped: $skipped"
   say "$passed passed, $failed failed"
   [[ $failed == 0 ]]
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From a fresh clone to a Mixture-of-Experts model that speaks from the drive: set-up, build, a small
-# model, and a run under a memory budget smaller than the model's experts.
+# From a fresh clone to a Mixture-of-Experts model that speaks from the drive: set-up, build, a
+# small model, and a run under a memory budget smaller than the model's experts.
 #
 #   scripts/quickstart.sh [options of `offstage run` in place of -n 64 --temp 0 -c 512 --ram 96M]
 set -euo pipefail
@@ -66,8 +66,8 @@ experts  (above the text) how many of the model's experts fit into the slots tha
 experts  (below it) how many calls found their expert in RAM, and what was read from the drive
 time     where the wall time of the tokens went, by cause
 memory   the peak of the process against the budget
-The file has $(($(stat -c %s "$model") >> 20)) MiB. Try --ram 64M, --ram 256M, -n 256, or --ram 1M to be
-refused; the text stays the same.
+The file has $(($(stat -c %s "$model") >> 20)) MiB. Try -n 64 --temp 0 -c 512 with --ram 64M or
+--ram 256M: the text stays the same. With --ram 1M it is refused.
 TEXT
 }
 

@@ -52,6 +52,10 @@ die() {
   exit 1
 }
 
+have() {
+  command -v "$1" >/dev/null
+}
+
 is_installed() {
   [[ "$(dpkg-query -W -f '${Status}' "$1" 2>/dev/null)" == 'install ok installed' ]]
 }
@@ -135,7 +139,7 @@ set_up_debian() {
     say "all packages are there"
     return
   fi
-  if [[ "$(id -u)" != 0 ]] && ! command -v sudo >/dev/null; then
+  if [[ "$(id -u)" != 0 ]] && ! have sudo; then
     die "not root and no sudo; missing: ${missing[*]}"
   fi
   as_root apt-get -q -o Dpkg::Use-Pty=0 update
@@ -151,8 +155,7 @@ set_up_debian() {
 }
 
 probe_command() {
-  local name="$1" hint="$2"
-  command -v "$name" >/dev/null || echo "$name ($hint)"
+  have "$1" || echo "$1 ($2)"
 }
 
 # One configure run asks CMake for each library the way CMakeLists.txt does.
@@ -198,11 +201,12 @@ probe() {
     probe_command c++ "C++20: GCC 12 or newer"
     probe_command pkg-config "finds libraries"
     probe_command python3 "scripts"
-    python3 -c 'import numpy' 2>/dev/null || echo "numpy (make_model.py)"
-    if command -v cmake >/dev/null && command -v c++ >/dev/null; then probe_libraries; fi
+    python3 -c 'import numpy' 2>/dev/null || /usr/bin/python3 -c 'import numpy' 2>/dev/null ||
+      echo "numpy for python3 (make_model.py)"
+    if have cmake && have ninja && have c++; then probe_libraries; fi
     if [[ "$everything" == 1 ]]; then
       probe_command clang++ "fuzz targets, with libFuzzer"
-      command -v clang-format-14 >/dev/null ||
+      have clang-format-14 ||
         clang-format --version 2>/dev/null | grep -q 'version 14\.' ||
         echo "clang-format 14 (format check)"
     fi
@@ -225,8 +229,7 @@ main() {
   done
   local packages="$RUN_PACKAGES"
   [[ "$everything" == 1 ]] && packages+="$CHECK_PACKAGES"
-  if [[ "$probe_only" == 0 ]] && command -v apt-get >/dev/null && command -v dpkg-query >/dev/null
-  then
+  if [[ "$probe_only" == 0 ]] && have apt-get && have dpkg-query; then
     set_up_debian "$packages"
   else
     [[ "$probe_only" == 1 ]] || say "not Debian or Ubuntu: installs nothing, looks what is missing"
