@@ -44,6 +44,7 @@ RamTier::RamTier(RamTierParts parts)
   CHECK_GE(parts_.reads_max, kExpertMatrices);
   ready_.reserve(parts_.layout.n_experts());
   handed_.reserve(parts_.layout.n_experts());
+  burst_.reserve(parts_.reads_max);
 }
 
 size_t RamTier::place(LayerIndex layer, ExpertId expert) const {
@@ -88,16 +89,19 @@ void RamTier::begin(LayerIndex layer, std::span<const ExpertCall> calls, Phase p
   start_reads();
 }
 
+// As many missing experts as there are slots and reads for, handed to the engine in one burst.
 void RamTier::start_reads() {
+  burst_.clear();
   while (!missing_.empty()) {
     const size_t with_the_drive = matrices_in_flight_ + parts_.reads.quarantined();
-    if (with_the_drive + kExpertMatrices > parts_.reads_max) return;
-    if (!start_expert(missing_.front())) return;
+    if (with_the_drive + kExpertMatrices > parts_.reads_max) break;
+    if (!take_slot_for(missing_.front())) break;
     missing_.pop_front();
   }
+  if (!burst_.empty()) parts_.reads.start(burst_);
 }
 
-bool RamTier::start_expert(ExpertId expert) {
+bool RamTier::take_slot_for(ExpertId expert) {
   const std::optional<SlotIndex> slot = acquire_slot();
   if (!slot) return false;
   parts_.pool.begin_read(*slot, layer_, expert);
@@ -105,7 +109,8 @@ bool RamTier::start_expert(ExpertId expert) {
   ++residents_[layer_.value];
   ++experts_reading_;
   reading_[slot->value] = {};
-  for (uint32_t m = 0; m < kExpertMatrices; ++m) start_matrix(*slot, static_cast<ExpertMatrix>(m));
+  for (uint32_t m = 0; m < kExpertMatrices; ++m)
+    burst_.push_back(read_job(*slot, static_cast<ExpertMatrix>(m)));
   return true;
 }
 
@@ -120,7 +125,8 @@ std::optional<SlotIndex> RamTier::acquire_slot() {
   return parts_.pool.take_empty(slot_class);
 }
 
-void RamTier::start_matrix(SlotIndex slot, ExpertMatrix matrix) {
+// Counts the read as outstanding: the caller starts it.
+ReadJob RamTier::read_job(SlotIndex slot, ExpertMatrix matrix) {
   const Slot& s = parts_.pool[slot];
   ReadJob job;
   job.extent = parts_.layout.extent(s.layer, s.expert, matrix);
@@ -128,7 +134,7 @@ void RamTier::start_matrix(SlotIndex slot, ExpertMatrix matrix) {
   job.cookie = make_cookie(slot, s.generation, matrix);
   parts_.pool.read_started(slot);
   ++matrices_in_flight_;
-  parts_.reads.start(job);
+  return job;
 }
 
 Result<PinnedExperts> RamTier::next() {
@@ -211,7 +217,7 @@ Status RamTier::judge(const ReadDone& done, PieceHash hash) {
                                 : "bytes don't match the index"));
     if (verdict == HashVerdict::kMismatch) reading.reread_mask |= bit(matrix);
     ++counters_.rereads;
-    start_matrix(slot, matrix);
+    parts_.reads.start(read_job(slot, matrix));
     return {};
   }
   reading.verified_mask |= bit(matrix);

@@ -115,9 +115,9 @@ class RamTier {
   };
 
   void start_reads();
-  bool start_expert(ExpertId expert);
+  bool take_slot_for(ExpertId expert);
   std::optional<SlotIndex> acquire_slot();
-  void start_matrix(SlotIndex slot, ExpertMatrix matrix);
+  ReadJob read_job(SlotIndex slot, ExpertMatrix matrix);
   Status absorb(std::span<const ReadDone> done);
   Status judge(const ReadDone& done, PieceHash hash);
   void release_quarantined();
@@ -149,6 +149,7 @@ class RamTier {
   uint32_t matrices_in_flight_ = 0;
   std::vector<ReadDone> done_;     // scratch of reap()
   std::vector<PieceHash> hashes_;  // scratch of absorb()
+  std::vector<ReadJob> burst_;     // scratch of start_reads()
 };
 
 }  // namespace offstage
