@@ -15,6 +15,12 @@ OFFSTAGE_INLINE __mmask16 lanes_from(uint32_t at, uint32_t n) {
   return static_cast<__mmask16>(n - at >= 16 ? 0xffff : (1u << (n - at)) - 1);
 }
 
+// A row that is read within the next block of 64, into L2.
+OFFSTAGE_INLINE void fetch(const std::byte* row, uint64_t bytes) {
+  for (uint64_t at = 0; at < bytes; at += 64)
+    _mm_prefetch(reinterpret_cast<const char*>(row + at), _MM_HINT_T1);
+}
+
 // Elements at … at + 15 of a stored row; `at` is a multiple of 16.
 template <KvType kType>
 OFFSTAGE_INLINE __m512 load_kv(const std::byte* row, uint32_t at, __mmask16 lanes) {
@@ -33,6 +39,7 @@ OFFSTAGE_INLINE __m512 load_kv(const std::byte* row, uint32_t at, __mmask16 lane
 struct Block {
   const std::byte* k;
   const std::byte* v;
+  const std::byte* next_k;  // of the next block; of this one when it is the last
   uint32_t begin, end;
   bool first;
 };
@@ -49,6 +56,7 @@ template <KvType kType, int kHeads>
 void score(const AttentionArgs& args, const float* q, const Block& block, State<kHeads>* state) {
   const uint32_t n = args.head_dim_k;
   const uint64_t stride = kv_row_bytes(kType, n);
+  const uint64_t v_stride = kv_row_bytes(args.v_type, args.head_dim_v);
   const __m512 scale = _mm512_set1_ps(args.scale);
   for (uint32_t origin = 0; origin < kKvBlockPositions; origin += 16) {
     __m512 partial[kHeads][16];
@@ -57,13 +65,19 @@ void score(const AttentionArgs& args, const float* q, const Block& block, State<
       for (int h = 0; h < kHeads; ++h) lanes[h] = _mm512_setzero_ps();
       if (origin + i >= block.begin && origin + i < block.end) {
         const std::byte* row = block.k + stride * (origin + i);
-        for (uint32_t d = 0; d < n; d += 16) {
+        fetch(block.v + v_stride * (origin + i), v_stride);
+        uint32_t d = 0;
+        for (; d + 16 <= n; d += 16) {  // whole vectors: q stays an operand in memory
+          const __m512 k = load_kv<kType>(row, d, 0xffff);
+          for (uint32_t h = 0; h < kHeads; ++h)
+            lanes[h] = _mm512_fmadd_ps(_mm512_loadu_ps(q + size_t{h} * n + d), k, lanes[h]);
+        }
+        if (d < n) {
           const __mmask16 m = lanes_from(d, n);
           const __m512 k = load_kv<kType>(row, d, m);
-          for (int h = 0; h < kHeads; ++h)
-            lanes[h] = _mm512_fmadd_ps(
-                _mm512_maskz_loadu_ps(m, q + size_t{static_cast<uint32_t>(h)} * n + d), k,
-                lanes[h]);
+          for (uint32_t h = 0; h < kHeads; ++h)
+            lanes[h] =
+                _mm512_fmadd_ps(_mm512_maskz_loadu_ps(m, q + size_t{h} * n + d), k, lanes[h]);
         }
       }
       for (int h = 0; h < kHeads; ++h) partial[h][i] = lanes[h];
@@ -120,7 +134,9 @@ OFFSTAGE_INLINE void add_values(const AttentionArgs& args, const Block& block, u
     lanes[c] = lanes_from(d + 16 * c, n);
     for (int h = 0; h < kHeads; ++h) o[h][c] = _mm512_setzero_ps();
   }
+  const uint64_t k_stride = kv_row_bytes(args.k_type, args.head_dim_k);
   for (uint32_t i = block.begin; i < block.end; ++i) {
+    if (d == 0) fetch(block.next_k + k_stride * i, k_stride);
     __m512 v[kChunks];
     for (uint32_t c = 0; c < kChunks; ++c)
       v[c] = load_kv<kType>(block.v + stride * i, d + 16 * c, lanes[c]);
@@ -163,6 +179,7 @@ void attend(const AttentionArgs& args, uint32_t head) {
     const Block block = {
         .k = args.k_blocks[b] + args.k_offset,
         .v = args.v_blocks[b] + args.v_offset,
+        .next_k = args.k_blocks[b < last_block ? b + 1 : b] + args.k_offset,
         .begin = b == first_block ? args.first % kKvBlockPositions : 0,
         .end = b == last_block ? args.last % kKvBlockPositions + 1 : kKvBlockPositions,
         .first = b == first_block,
