@@ -87,6 +87,12 @@ class LintTest(unittest.TestCase):
         tree = self.tree("io/a.cc", content)
         self.assertEqual((rules(tree), rules(tree, is_warning=True)), (set(), {"size"}))
 
+    def test_listed_file_may_not_grow_nor_stay_listed_when_split(self):
+        for path, limit in lint.LONGER_FILES.items():
+            for lines, expected in ((limit, set()), (limit + 1, {"size"}), (10, {"size"})):
+                with self.subTest(path=path, lines=lines):
+                    self.assertEqual(rules({**SOUND, path: "int a;\n" * lines}), expected)
+
     def test_functions_are_measured_by_their_braces(self):
         code = "struct S {\n  int f(int a = {}) {\n    if (a) {\n    }\n  }\n};\nint g()\n{\n}\n"
         self.assertEqual(list(lint.function_lengths(code)), [(2, 4), (7, 3)])
