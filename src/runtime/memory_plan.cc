@@ -16,11 +16,13 @@ constexpr uint64_t kReserveBytes = 24ull << 20;
 // The kernel charges a cgroup for page tables and socket buffers as well.
 constexpr uint64_t kCgroupMarginBytes = 16ull << 20;
 // What a process uses before the plan differs from start to start (0.2 MiB were seen): the floor
-// that one start names must be enough for the next.
+// that one start names must be enough for the next. Left unspent where the budget allows.
 constexpr uint64_t kFloorMarginBytes = 1ull << 20;
 constexpr uint32_t kChunkRowsMin = 16;
-// A chunk that nobody asked for may use this share of the budget as scratch.
+// A chunk that nobody asked for may use this share of the budget as scratch, and beyond the least
+// chunk this share of what is left when everything has its least: the rest is for experts.
 constexpr uint64_t kScratchShare = 16;
+constexpr uint64_t kSpareShare = 8;
 
 uint64_t choose_budget(const PlanInputs& inputs, Notices& notices) {
   uint64_t budget =
@@ -39,15 +41,20 @@ uint64_t choose_budget(const PlanInputs& inputs, Notices& notices) {
   return budget;
 }
 
-// The widest chunk that leaves the experts room; halves from what was asked for. `others`: what the
-// plan needs beside scratch, the least expert slots included.
-uint32_t choose_chunk_rows(const PlanInputs& inputs, uint64_t budget, uint64_t others) {
-  uint32_t rows = std::clamp(inputs.options.chunk_rows, 1u, inputs.options.context);
-  if (inputs.options.chunk_rows_fixed) return rows;
-  const uint64_t scratch_max = std::min(budget / kScratchShare, budget - std::min(budget, others));
-  while (rows > kChunkRowsMin && Scratch::bytes_needed(inputs.spec, rows) > scratch_max)
-    rows = std::max(kChunkRowsMin, rows / 2);
-  return rows;
+struct ChunkRows {
+  uint32_t asked = 0, least = 0;
+};
+
+ChunkRows chunk_limits(const RuntimeOptions& options) {
+  const uint32_t asked = std::clamp(options.chunk_rows, 1u, options.context);
+  return {asked, options.chunk_rows_fixed ? asked : std::min(asked, kChunkRowsMin)};
+}
+
+// The widest chunk that leaves the experts room; halves from what was asked for.
+uint32_t choose_chunk_rows(const ModelSpec& spec, ChunkRows rows, uint64_t scratch_bytes_max) {
+  while (rows.asked > rows.least && Scratch::bytes_needed(spec, rows.asked) > scratch_bytes_max)
+    rows.asked = std::max(rows.least, rows.asked / 2);
+  return rows.asked;
 }
 
 }  // namespace
@@ -66,14 +73,10 @@ Result<MemoryPlan> plan_memory(const PlanInputs& inputs, Notices& notices) {
   plan.kv_bytes =
       plan.kv_pages * KvCache::shape_of(inputs.spec, options.k_type, options.v_type).page_bytes();
   plan.rotary_bytes = RotaryTable::bytes_needed(inputs.spec.rotary, options.context);
-  // Everything that a wider chunk doesn't change.
-  const uint64_t others = plan.planned_bytes() + slot_floor_bytes(inputs.layout);
-  plan.chunk_rows = choose_chunk_rows(inputs, plan.budget_bytes, others);
-  plan.scratch_bytes = Scratch::bytes_needed(inputs.spec, plan.chunk_rows);
-
-  const uint32_t rows_min =
-      options.chunk_rows_fixed ? plan.chunk_rows : std::min(plan.chunk_rows, kChunkRowsMin);
-  const uint64_t least = others + Scratch::bytes_needed(inputs.spec, rows_min);
+  const ChunkRows rows = chunk_limits(options);
+  const uint64_t slot_floor = slot_floor_bytes(inputs.layout);
+  const uint64_t scratch_floor = Scratch::bytes_needed(inputs.spec, rows.least);
+  const uint64_t least = plan.planned_bytes() + scratch_floor + slot_floor;
   plan.floor_bytes = least + kFloorMarginBytes;
   if (plan.budget_bytes < least)
     return make_error(
@@ -82,9 +85,14 @@ Result<MemoryPlan> plan_memory(const PlanInputs& inputs, Notices& notices) {
         "for {} positions, scratch {}, expert slots {}. Raise --ram, or lower -c",
         format_bytes(plan.budget_bytes), format_bytes(plan.floor_bytes), plan.floor_bytes,
         format_bytes(plan.process_bytes), format_bytes(plan.dense_bytes),
-        format_bytes(plan.kv_bytes), options.context,
-        format_bytes(Scratch::bytes_needed(inputs.spec, rows_min)),
-        format_bytes(slot_floor_bytes(inputs.layout)));
+        format_bytes(plan.kv_bytes), options.context, format_bytes(scratch_floor),
+        format_bytes(slot_floor));
+  plan.process_bytes += std::min(kFloorMarginBytes, plan.budget_bytes - least);
+  const uint64_t spare = plan.budget_bytes - plan.planned_bytes() - scratch_floor - slot_floor;
+  plan.chunk_rows = choose_chunk_rows(
+      inputs.spec, rows,
+      std::min(plan.budget_bytes / kScratchShare, scratch_floor + spare / kSpareShare));
+  plan.scratch_bytes = Scratch::bytes_needed(inputs.spec, plan.chunk_rows);
   OFFSTAGE_TRY(plan.slots, plan_slots(inputs.layout, inputs.spec.router.n_used,
                                       plan.budget_bytes - plan.planned_bytes()));
   plan.slot_bytes = plan.slots.bytes();
