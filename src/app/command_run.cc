@@ -72,7 +72,8 @@ Result<int> run_prompt(Runtime& runtime, const RunFlags& flags, Sampler& sampler
   if (flags.json) {
     print_json(run_json(runtime, generation, notices));
   } else {
-    fmt::print("\n");
+    std::puts("");
+    std::fflush(stdout);  // before the summary on stderr
   }
   fmt::print(stderr, "\n{}", run_summary(runtime, generation));
   return interrupted ? kExitInterrupted : kExitOk;
@@ -93,7 +94,8 @@ Result<int> run_chat(Runtime& runtime, const RunFlags& flags, Sampler& sampler) 
     first = false;
     OFFSTAGE_TRY(const Generation generation,
                  generate(runtime, session, sampler, flags, turn, interrupted));
-    fmt::print("\n");
+    std::puts("");
+    std::fflush(stdout);  // before the summary on stderr
     fmt::print(stderr, "{}", run_summary(runtime, generation));
     if (generation.stop == StopReason::kContextFull) {
       fmt::print(stderr, "note: context: {} positions are full; start again or raise -c\n",
