@@ -36,7 +36,7 @@ void note_devices(Notices& notices) {
 Result<std::unique_ptr<Runtime>> open_runtime(const ModelFlags& flags, Notices& notices) {
   OFFSTAGE_TRY(const RuntimeOptions options, flags.parse());
   if (flags.gpu_layers_option->count() != 0)
-    notices.add("gpu",
+    notices.add("n_gpu_layers",
                 "-ngl has no effect: Offstage places experts, not layers, and this build "
                 "computes on the CPU");
   note_devices(notices);

@@ -194,9 +194,9 @@ TEST_F(ReportTest, OptionsThatCantActAreListed) {
   const Outcome outcome = run("qwen3moe-s1", {"-p", kText, "-n", "4", "-ngl", "99", "--json"});
   const auto json = checked(outcome, "run");
   EXPECT_EQ(std::count_if(json["fallbacks"].begin(), json["fallbacks"].end(),
-                          [](const auto& notice) { return notice["subject"] == "gpu"; }),
+                          [](const auto& notice) { return notice["subject"] == "n_gpu_layers"; }),
             1);
-  EXPECT_NE(outcome.err.find("note: gpu: -ngl"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("note: n_gpu_layers: -ngl"), std::string::npos) << outcome.err;
 }
 
 TEST_F(ReportTest, TheSeedDecidesWhatIsDrawn) {
