@@ -131,27 +131,27 @@ install_packages() {
 }
 
 set_up_debian() {
-  local -a missing
-  local unknown
-  # Names are settled after an update: a bare system knows no candidates before.
-  mapfile -t missing < <(awk 'NF { print $1 }' <<<"$1" | missing_packages)
-  if [[ ${#missing[@]} == 0 ]]; then
+  local wanted missing unknown
+  wanted="$(awk 'NF { print $1 }' <<<"$1")"
+  missing="$(missing_packages <<<"$wanted")"
+  if [[ -z "$missing" ]]; then
     say "all packages are there"
     return
   fi
   if [[ "$(id -u)" != 0 ]] && ! have sudo; then
-    die "not root and no sudo; missing: ${missing[*]}"
+    die "not root and no sudo; missing:" $missing
   fi
+  # Names are settled after an update: a bare system knows no candidates before.
   as_root apt-get -q -o Dpkg::Use-Pty=0 update
-  mapfile -t missing < <(awk 'NF { print $1 }' <<<"$1" | missing_packages)
-  unknown="$(unknown_packages "${missing[@]}")"
+  missing="$(missing_packages <<<"$wanted")"
+  unknown="$(unknown_packages $missing)"
   if [[ "$unknown" == clang-format-14 ]]; then
     say "clang-format-14 is not to be had here: the format check will be skipped"
-    mapfile -t missing < <(printf '%s\n' "${missing[@]}" | grep -vx clang-format-14)
+    missing="$(grep -vx clang-format-14 <<<"$missing" || true)"
   elif [[ -n "$unknown" ]]; then
     die "no such package on this system:" $unknown
   fi
-  [[ ${#missing[@]} == 0 ]] || install_packages "${missing[@]}"
+  [[ -z "$missing" ]] || install_packages $missing
 }
 
 probe_command() {
