@@ -173,10 +173,10 @@ INSTANTIATE_TEST_SUITE_P(
                           "every=10,errno=EINTR;every=7,delay=2ms"}),
     [](const auto& info) { return std::string(info.param.name); });
 
-// Reads take 30 ms: what is resident is handed out before any of them can have arrived.
+// Reads take 300 ms: what is resident is handed out before any of them can have arrived.
 TEST(RamTierOrderTest, HitsComeFirstAndDontWaitForMisses) {
   RigOptions options;
-  options.faults = "from=13,delay=30ms";
+  options.faults = "from=13,delay=300ms";
   options.kept = 4;
   TierRig rig(options);
   rig.expect_decode(0, {0, 1, 2, 3});

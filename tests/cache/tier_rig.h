@@ -10,6 +10,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "cache/ram_tier.h"
@@ -195,6 +196,14 @@ class TierRig {
     EXPECT_EQ(event.wrong_bytes, 0u);
   }
 
+  // Lets reads that a failed event gave up come back. Events without calls collect them.
+  void settle() {
+    for (int attempt = 0; attempt < 1000 && is_reading(); ++attempt) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      EXPECT_TRUE(decode(0, {}).status);
+    }
+  }
+
   // Between events: no slot is pinned or being read, and those that aren't resident are empty.
   void expect_baseline() const {
     uint32_t empty = 0, resident = 0;
@@ -220,6 +229,11 @@ class TierRig {
   static uint64_t file_bytes(const RigOptions& options) {
     const ExpertTensorFacts last = facts_of(options).back()[2];
     return last.offset + last.bytes_per_expert * options.n_experts;
+  }
+  bool is_reading() const {
+    for (uint32_t i = 0; i < pool_->size(); ++i)
+      if ((*pool_)[SlotIndex(i)].reads_outstanding != 0) return true;
+    return false;
   }
   void confirm_all() {
     for (uint32_t l = 0; l < layout_.n_layers(); ++l)
