@@ -132,7 +132,7 @@ TEST_F(CommandLineTest, CtrlCEndsCleanlyWithTheSummary) {
   conditions.interrupt_after_bytes = 8;
   const Outcome outcome =
       offstage({"run", "-m", model(kModel), "-p", "The line", "-n", "100000", "-c", "8192",
-                "--ignore-eos", "--io-fault", "delay=2ms", "--ram", "64M"},
+                "--ignore-eos", "--io-fault", "delay=2ms", "--ram", "512M"},
                conditions);
   EXPECT_FALSE(outcome.late);
   EXPECT_EQ(outcome.signal, 0);
