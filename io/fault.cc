@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <set>
+#include <utility>
 
 #include "base/check.h"
 #include "base/rng.h"
@@ -61,6 +63,7 @@ struct FaultEngine::State {
   const uint32_t depth;
   Rng rng;
   std::vector<uint64_t> rule_seen, rule_fired;
+  std::vector<std::set<std::pair<uint32_t, uint64_t>>> rule_hit;  // `once`: (file, offset)
   FaultCounters counters;
   std::vector<Flight> flights;
   std::vector<uint32_t> free_flights;
@@ -81,6 +84,7 @@ FaultEngine::State::State(std::unique_ptr<IoEngine> inner_in, FaultPlan plan_in,
       rng(plan.seed),
       rule_seen(plan.rules.size()),
       rule_fired(plan.rules.size()),
+      rule_hit(plan.rules.size()),
       flights(depth),
       completions(depth) {
   for (uint32_t i = depth; i-- > 0;) free_flights.push_back(i);
@@ -103,7 +107,10 @@ const FaultRule* FaultEngine::State::decide(const ReadRequest& request) {
     const bool fires = lucky && (rule.nth == 0 || number == rule.nth) &&
                        (rule.every == 0 || number % rule.every == 0) && number >= rule.from &&
                        number <= rule.until && rule_fired[i] < rule.times;
-    if (!fires || chosen != nullptr) continue;
+    const std::pair place(request.file, request.offset);
+    const bool retry = rule.once && rule_hit[i].erase(place) != 0;
+    if (!fires || retry || chosen != nullptr) continue;
+    if (rule.once) rule_hit[i].insert(place);
     ++rule_fired[i];
     chosen = &rule;
   }

@@ -45,6 +45,7 @@ struct FaultRule {
   uint64_t until = std::numeric_limits<uint64_t>::max();
   double probability = 1;
   uint64_t times = std::numeric_limits<uint64_t>::max();  // fires at most
+  bool once = false;  // never twice running at the same place: a retry of what it hit goes through
 
   FaultKind kind = FaultKind::kNone;
   int err = 0;              // kErrno
@@ -60,7 +61,7 @@ struct FaultPlan {
 
 // "seed=7; every=7,errno=EIO; file=1,range=4096+8192,times=1,short=511; p=0.01,delay=10ms":
 // rules apart by ';', their parts by ','. Conditions: file=N range=OFFSET+BYTES nth=N every=N
-// from=N until=N p=X times=N. Actions: errno=NAME|N short=N (negative: all but N) never
+// from=N until=N p=X times=N once. Actions: errno=NAME|N short=N (negative: all but N) never
 // corrupt=flip|zeros|stale|elsewhere|torn, delay=TIME (us, ms, s) alone or beside them. For the
 // whole plan: seed=N, pace=BYTES (per second, for example 500M). Errors name the part.
 Result<FaultPlan> parse_fault_plan(std::string_view text);

@@ -125,6 +125,10 @@ Status parse_part(std::string_view part, FaultPlan& plan, FaultRule& rule) {
     rule.kind = FaultKind::kNever;
     return {};
   }
+  if (key == "once" && equals == part.size()) {
+    rule.once = true;
+    return {};
+  }
   if (key == "file") {
     if (parse_number(value, rule.file.emplace())) return {};
     return bad_part(part, "the number of a file, from 0");
@@ -153,9 +157,10 @@ Status parse_part(std::string_view part, FaultPlan& plan, FaultRule& rule) {
     plan.pace_bytes_per_s = *bytes;
     return {};
   }
-  return bad_part(part,
-                  "file, range, nth, every, from, until, p, times; errno, short, never, corrupt, "
-                  "delay; seed, pace");
+  return bad_part(
+      part,
+      "file, range, nth, every, from, until, p, times, once; errno, short, never, corrupt, "
+      "delay; seed, pace");
 }
 
 }  // namespace
@@ -194,6 +199,7 @@ std::string describe_fault_plan(const FaultPlan& plan) {
     if (rule.until != kAny) add(fmt::format("until={}", rule.until));
     if (rule.probability != 1) add(fmt::format("p={}", rule.probability));
     if (rule.times != kAny) add(fmt::format("times={}", rule.times));
+    if (rule.once) add("once");
     if (rule.kind == FaultKind::kErrno) add(fmt::format("errno={}", rule.err));
     if (rule.kind == FaultKind::kShort) add(fmt::format("short={}", rule.short_bytes));
     if (rule.kind == FaultKind::kNever) add("never");

@@ -21,7 +21,7 @@ constexpr int64_t kMillisecond = 1'000'000;
 TEST(FaultPlanTest, ReadsBackWhatItDescribes) {
   for (const char* text :
        {"seed=1", "seed=9;every=7,errno=5", "seed=1;pace=500000;nth=3,short=-1",
-        "seed=2;file=1,range=4096+8192,from=2,until=9,p=0.25,times=1,errno=19,delay=2000000ns",
+        "seed=2;file=1,range=4096+8192,from=2,until=9,p=0.25,times=1,once,errno=19,delay=2000000ns",
         "seed=3;never;delay=5ns;corrupt=flip;corrupt=zeros;corrupt=stale;corrupt=torn;"
         "corrupt=elsewhere"}) {
     const auto plan = parse_fault_plan(text);

@@ -130,7 +130,7 @@ TEST_P(Exactness, AcrossInstructionSets) {
 
 TEST_P(Exactness, WhenReadsFail) {
   options_.ram_bytes = floor_of(options_);
-  for (const char* fault : {"every=7,errno=EIO", "every=5,short=511", "every=6,errno=EAGAIN",
+  for (const char* fault : {"every=7,once,errno=EIO", "every=5,short=511", "every=6,errno=EAGAIN",
                             "every=9,delay=2ms", "every=8,short=-1"}) {
     options_.io_fault = fault;
     const auto model = open_model(options_);
