@@ -130,8 +130,8 @@ TEST_P(Exactness, AcrossInstructionSets) {
 
 TEST_P(Exactness, WhenReadsFail) {
   options_.ram_bytes = floor_of(options_);
-  for (const char* fault : {"every=7,once,errno=EIO", "every=5,short=511", "every=6,errno=EAGAIN",
-                            "every=9,delay=2ms", "every=8,short=-1"}) {
+  for (const char* fault : {"every=7,once,errno=EIO", "every=5,once,short=511",
+                            "every=6,errno=EAGAIN", "every=9,delay=2ms", "every=8,once,short=-1"}) {
     options_.io_fault = fault;
     const auto model = open_model(options_);
     ASSERT_NE(model, nullptr);
