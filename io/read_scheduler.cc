@@ -75,6 +75,44 @@ void ReadScheduler::State::start(const ReadJob& request) {
   finish_if_over(index, job.started_ns);
 }
 
+// ---- prefetches that turn out to be right or wrong ----
+
+uint32_t ReadScheduler::State::prefetch_job(uint64_t cookie) const {
+  for (uint32_t index = active.front(); index != JobList::kNone; index = active.next(index)) {
+    const ReadJob& request = jobs[index].request;
+    if (request.lane == ReadLane::kPrefetch && request.cookie == cookie) return index;
+  }
+  return JobList::kNone;
+}
+
+bool ReadScheduler::State::promote(uint64_t cookie) {
+  const uint32_t index = prefetch_job(cookie);
+  if (index == JobList::kNone) return false;
+  Job& job = jobs[index];
+  const bool has_more = lane_list(ReadLane::kPrefetch).contains(index);
+  if (has_more) lane_list(ReadLane::kPrefetch).remove(index);
+  lane_in_flight(ReadLane::kPrefetch) -= job.in_flight;
+  lane_in_flight(ReadLane::kDemand) += job.in_flight;
+  job.request.lane = ReadLane::kDemand;
+  if (has_more) lane_list(ReadLane::kDemand).push_back(index);
+  return true;
+}
+
+bool ReadScheduler::State::cancel(uint64_t cookie) {
+  const uint32_t index = prefetch_job(cookie);
+  if (index == JobList::kNone) return false;
+  const Job& job = jobs[index];
+  const bool all_asked_for = job.issued_bytes == job.span_bytes && job.waiting == 0;
+  if (job.failed || all_asked_for) return true;
+  ++counters.cancelled;
+  const Extent& extent = job.request.extent;
+  fail(index,
+       {ErrorCode::kCancelled, fmt::format("{}: {} bytes at offset {}: no longer wanted",
+                                           paths[extent.file], extent.bytes, extent.offset)});
+  finish_if_over(index, clock.now_ns());
+  return true;
+}
+
 // ---- the end of a job ----
 
 void ReadScheduler::State::fail(uint32_t job_index, Error error) {
@@ -190,6 +228,10 @@ void ReadScheduler::start(std::span<const ReadJob> jobs) {
   for (const ReadJob& job : jobs) state_->start(job);
   state_->issue(state_->clock.now_ns());
 }
+
+bool ReadScheduler::promote(uint64_t cookie) { return state_->promote(cookie); }
+
+bool ReadScheduler::cancel(uint64_t cookie) { return state_->cancel(cookie); }
 
 size_t ReadScheduler::reap(std::span<ReadDone> out, int64_t timeout_ns) {
   State& s = *state_;

@@ -58,6 +58,7 @@ struct ReadCounters {
   uint64_t retries = 0;
   uint64_t errors = 0;
   uint64_t deadline_misses = 0;
+  uint64_t cancelled = 0;  // prefetches given up before all of them was asked for
 };
 
 class ReadScheduler {
@@ -69,6 +70,15 @@ class ReadScheduler {
 
   void start(const ReadJob& job);             // at most jobs_max unfinished and quarantined (CHECK)
   void start(std::span<const ReadJob> jobs);  // together: one hand-over to the engine
+
+  // A prefetch whose bytes are now called: what of it isn't with the drive yet goes behind the
+  // demand reads that were started before. True if an unfinished prefetch has that cookie.
+  bool promote(uint64_t cookie);
+  // A prefetch that nobody will want: what isn't with the drive yet is never asked for. Its job
+  // still comes back through reap(), as kCancelled or with all its bytes, when the drive has let go
+  // of its buffer. True if an unfinished prefetch has that cookie (a demand read is never given
+  // up).
+  bool cancel(uint64_t cookie);
 
   // Moves finished jobs to `out`; waits up to `timeout_ns` for the first. A wait without any job
   // unfinished returns 0 at once.

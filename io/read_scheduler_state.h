@@ -50,6 +50,9 @@ struct ReadScheduler::State {
         ReadSchedulerOptions options_in, uint32_t jobs_max);
 
   void start(const ReadJob& request);
+  bool promote(uint64_t cookie);
+  bool cancel(uint64_t cookie);
+  uint32_t prefetch_job(uint64_t cookie) const;  // JobList::kNone: there is none
   void issue(int64_t now_ns);
   size_t collect(int64_t timeout_ns);
   void expire(int64_t now_ns);
