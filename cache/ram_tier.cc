@@ -3,21 +3,13 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "cache/read_cookie.h"
 
 namespace offstage {
 namespace {
 
 constexpr uint8_t kAllMatrices = (1u << kExpertMatrices) - 1;
 constexpr int64_t kReapTimeoutNs = 1'000'000'000;  // the scheduler's deadline ends a wait, not this
-
-// slot | generation | matrix: a completion of an earlier generation can't pass for a new one. (The
-// pool lets go of a slot only when the drive has; the generation proves it.)
-uint64_t make_cookie(SlotIndex slot, uint32_t generation, ExpertMatrix matrix) {
-  return (uint64_t{slot.value} << 34) | (uint64_t{generation} << 2) | static_cast<uint64_t>(matrix);
-}
-SlotIndex cookie_slot(uint64_t cookie) { return SlotIndex(static_cast<uint32_t>(cookie >> 34)); }
-uint32_t cookie_generation(uint64_t cookie) { return static_cast<uint32_t>(cookie >> 2); }
-ExpertMatrix cookie_matrix(uint64_t cookie) { return static_cast<ExpertMatrix>(cookie & 3); }
 
 constexpr uint8_t bit(ExpertMatrix matrix) {
   return static_cast<uint8_t>(1u << static_cast<unsigned>(matrix));
@@ -68,14 +60,18 @@ void RamTier::begin(LayerIndex layer, std::span<const ExpertCall> calls, Phase p
     keep_[call.expert.value] = 1;
     parts_.policy.on_call(layer, call.expert, call.uses, event_);
     const int32_t slot = slot_of_[place(layer, call.expert)];
-    if (slot != kAbsent) {
-      ++counters_.ram_hits;
-      ready_.push_back(ready_expert(SlotIndex(static_cast<uint32_t>(slot))));
-    } else {
+    if (slot == kAbsent) {
       ++counters_.drive_reads;
       misses.push_back(call);
+    } else if (reading_[static_cast<uint32_t>(slot)].guessed) {
+      ++counters_.drive_reads;
+      take_over_guess(SlotIndex(static_cast<uint32_t>(slot)));
+    } else {
+      ++counters_.ram_hits;
+      ready_.push_back(ready_expert(SlotIndex(static_cast<uint32_t>(slot))));
     }
   }
+  give_up_wrong_guesses();
   if (phase == Phase::kPrefill) {
     const uint32_t share = parts_.plan.kept_per_layer[layer.value];
     const size_t room = share - std::min(share, residents_[layer.value]);
@@ -132,6 +128,7 @@ ReadJob RamTier::read_job(SlotIndex slot, ExpertMatrix matrix) {
   job.extent = parts_.layout.extent(s.layer, s.expert, matrix);
   job.buffer = s.memory + parts_.layout.span_in_slot(s.layer, matrix);
   job.cookie = make_cookie(slot, s.generation, matrix);
+  job.lane = reading_[slot.value].guessed ? ReadLane::kPrefetch : ReadLane::kDemand;
   parts_.pool.read_started(slot);
   ++matrices_in_flight_;
   return job;
@@ -184,11 +181,17 @@ Status RamTier::absorb(std::span<const ReadDone> done) {
     const bool given_up = slot_of_[place(parts_.pool[slot].layer, parts_.pool[slot].expert)] !=
                           static_cast<int32_t>(slot.value);
     if (given_up) {
+      if (reading_[slot.value].guessed && done[i].status)
+        counters_.prefetch_wasted_bytes += done[i].extent.bytes;
       if (parts_.pool[slot].reads_outstanding == 0) parts_.pool.clear(slot);
       continue;
     }
     Status status = done[i].status ? judge(done[i], hashes_[i]) : done[i].status;
-    if (!status && first_error) first_error = std::move(status);
+    if (!status && !is_of_event(slot)) {
+      drop_guess(slot, status.error());
+    } else if (!status && first_error) {
+      first_error = std::move(status);
+    }
   }
   return first_error;
 }
@@ -221,8 +224,10 @@ Status RamTier::judge(const ReadDone& done, PieceHash hash) {
     return {};
   }
   reading.verified_mask |= bit(matrix);
-  if (reading.verified_mask == kAllMatrices) {
-    parts_.pool.verified(slot);
+  if (reading.verified_mask != kAllMatrices) return {};
+  const bool called = is_of_event(slot);
+  parts_.pool.verified(slot);
+  if (called) {
     --experts_reading_;
     ready_.push_back(ready_expert(slot));
   }
@@ -301,9 +306,7 @@ void RamTier::end() {
     if (slot == kAbsent) continue;
     const SlotIndex index(static_cast<uint32_t>(slot));
     if (parts_.pool[index].state != SlotState::kReading) continue;
-    slot_of_[place(layer_, ExpertId(e))] = kAbsent;
-    --residents_[layer_.value];
-    if (parts_.pool[index].reads_outstanding == 0) parts_.pool.clear(index);
+    give_up(index);
   }
   while (residents_[layer_.value] > parts_.plan.kept_per_layer[layer_.value])
     CHECK(evict_one(layer_));

@@ -14,6 +14,10 @@
 // expert of a layer, so it streams: misses in file order through the staging slots, kept only while
 // the layer has unused slots (the most called first), so a prompt can't flush what decode lives on.
 //
+// A coming event's calls may be guessed: prefetch() reads them into slots that nobody needs now,
+// behind every demand read. begin() of their layer takes over those that are called, finished or
+// not, and gives up the others; nothing that is called or kept is ever evicted for a guess.
+//
 // No kernel sees bytes that weren't held against the index (promise 3): matrices are hashed by the
 // compute workers as they arrive; a mismatch is read again once, then next() fails with file,
 // tensor and offset. After an error, end() still brings the tier back to a sound state.
@@ -79,6 +83,13 @@ struct TierCounters {
   uint64_t drive_reads = 0;  // experts called and read
   uint64_t evictions = 0;
   uint64_t rereads = 0;  // matrices read again because of their hash
+  // Guesses. The useful ones are drive_reads too: they were read for this call.
+  uint64_t prefetches = 0;             // experts whose read was started before their layer called
+  uint64_t prefetches_useful = 0;      // of them called by the next event of their layer
+  uint64_t prefetches_late = 0;        // of the useful ones: not yet verified when called
+  uint64_t prefetches_failed = 0;      // a read or its hash failed before anybody called it
+  uint64_t prefetch_useful_bytes = 0;  // of experts, as called
+  uint64_t prefetch_wasted_bytes = 0;  // read in vain
 };
 
 struct RamTierParts {
@@ -104,6 +115,10 @@ class RamTier {
   Result<PinnedExperts> next();
   void end();
 
+  // Starts reading experts that `layer`'s next event will probably call, likeliest first, as far as
+  // there are empty slots and reads to spare. Within an event of another layer or between events.
+  void prefetch(LayerIndex layer, std::span<const ExpertId> experts);
+
   const TierCounters& counters() const { return counters_; }
   uint32_t resident_count(LayerIndex layer) const;
 
@@ -112,6 +127,7 @@ class RamTier {
   struct Reading {  // beside a slot in READING
     uint8_t verified_mask = 0;
     uint8_t reread_mask = 0;  // matrices whose mismatch was already read again
+    bool guessed = false;     // prefetched, and its layer has had no event since
   };
 
   void start_reads();
@@ -122,6 +138,11 @@ class RamTier {
   Status judge(const ReadDone& done, PieceHash hash);
   void release_quarantined();
   void unpin(std::span<const ReadyExpert> experts);
+  bool is_of_event(SlotIndex slot) const;  // called, and not yet handed out
+  void take_over_guess(SlotIndex slot);
+  void give_up_wrong_guesses();
+  void give_up(SlotIndex slot);
+  void drop_guess(SlotIndex slot, const Error& error);
   void evict(LayerIndex layer, SlotIndex slot);
   bool evict_one(LayerIndex layer);
   ReadyExpert ready_expert(SlotIndex slot) const;

@@ -280,6 +280,11 @@ TEST_P(RamTierStressTest, EveryByteHandedOutIsTheFiles) {
         calls.push_back({ExpertId(e), 1 + static_cast<uint32_t>(rng.below(9))});
     for (size_t c = calls.size(); c > 1; --c) std::swap(calls[c - 1], calls[rng.below(c)]);
     const Phase phase = rng.below(4) == 0 ? Phase::kPrefill : Phase::kDecode;
+    // Guesses, half of them wrong, for this event or one that comes later.
+    std::vector<ExpertId> guesses;
+    for (uint32_t e = 0; e < 8; ++e)
+      if (rng.below(4) == 0) guesses.push_back(ExpertId(e));
+    rig.tier().prefetch(LayerIndex((i + static_cast<uint32_t>(rng.below(2))) % 3), guesses);
     const auto event = rig.visit(i % 3, calls, phase);
     ASSERT_EQ(event.wrong_bytes, 0u) << "event " << i;
     failed += event.status ? 0 : 1;
@@ -288,6 +293,9 @@ TEST_P(RamTierStressTest, EveryByteHandedOutIsTheFiles) {
   }
   EXPECT_LT(failed, kEvents / 10);  // two wrong reads of one matrix in a row, or a late one
   EXPECT_GT(rig.tier().counters().rereads, 20u);
+  EXPECT_GT(rig.tier().counters().prefetches_useful, 50u);
+  rig.settle();
+  for (uint32_t layer = 0; layer < 3; ++layer) rig.decode(layer, {});  // no guess is left over
   rig.settle();
   rig.expect_baseline();
 }

@@ -1,0 +1,92 @@
+// Guesses: experts read before they are called, and what becomes of them when the calls are known.
+#include "base/check.h"
+#include "cache/ram_tier.h"
+#include "cache/read_cookie.h"
+
+namespace offstage {
+
+void RamTier::prefetch(LayerIndex layer, std::span<const ExpertId> experts) {
+  const CauseScope scope(parts_.timer, Cause::kCache);
+  CHECK(!in_event_ || layer != layer_);
+  if (!missing_.empty()) return;  // slots are short: the called ones need them
+  burst_.clear();
+  for (const ExpertId expert : experts) {
+    if (slot_of_[place(layer, expert)] != kAbsent) continue;
+    // Half of the reads stay free for what the next event calls and nobody guessed.
+    const size_t with_the_drive = matrices_in_flight_ + parts_.reads.quarantined();
+    if (with_the_drive + kExpertMatrices > parts_.reads_max / 2) break;
+    const auto slot = parts_.pool.take_empty(parts_.layout.slot_class(layer));
+    if (!slot) break;
+    parts_.pool.begin_read(*slot, layer, expert);
+    slot_of_[place(layer, expert)] = static_cast<int32_t>(slot->value);
+    ++residents_[layer.value];
+    reading_[slot->value] = {.guessed = true};
+    for (uint32_t m = 0; m < kExpertMatrices; ++m)
+      burst_.push_back(read_job(*slot, static_cast<ExpertMatrix>(m)));
+    ++counters_.prefetches;
+  }
+  if (!burst_.empty()) parts_.reads.start(burst_);
+}
+
+bool RamTier::is_of_event(SlotIndex slot) const {
+  const Slot& s = parts_.pool[slot];
+  return in_event_ && s.layer == layer_ && needed_[s.expert.value] != 0;
+}
+
+// The guess was right. What is still being read is demand from now on.
+void RamTier::take_over_guess(SlotIndex slot) {
+  const Slot& s = parts_.pool[slot];
+  reading_[slot.value].guessed = false;
+  ++counters_.prefetches_useful;
+  counters_.prefetch_useful_bytes += parts_.layout.expert_bytes(s.layer);
+  if (s.state == SlotState::kVerified) {
+    ready_.push_back(ready_expert(slot));
+    return;
+  }
+  ++counters_.prefetches_late;
+  ++experts_reading_;
+  for (uint32_t m = 0; m < kExpertMatrices; ++m)
+    parts_.reads.promote(make_cookie(slot, s.generation, static_cast<ExpertMatrix>(m)));
+}
+
+// What was guessed for this layer and isn't called. Reads stop; an expert that has arrived is a
+// resident like others, for the policy to judge.
+void RamTier::give_up_wrong_guesses() {
+  for (uint32_t e = 0; e < parts_.layout.n_experts(); ++e) {
+    const int32_t index = slot_of_[place(layer_, ExpertId(e))];
+    if (index == kAbsent || !reading_[static_cast<uint32_t>(index)].guessed) continue;
+    const SlotIndex slot(static_cast<uint32_t>(index));
+    if (parts_.pool[slot].state == SlotState::kReading) {
+      give_up(slot);
+    } else {
+      reading_[slot.value].guessed = false;
+      counters_.prefetch_wasted_bytes += parts_.layout.expert_bytes(layer_);
+    }
+  }
+}
+
+// A slot that nobody waits for any more empties when the drive lets go of it.
+void RamTier::give_up(SlotIndex slot) {
+  const Slot& s = parts_.pool[slot];
+  CHECK(s.state == SlotState::kReading);
+  slot_of_[place(s.layer, s.expert)] = kAbsent;
+  --residents_[s.layer.value];
+  const Reading& reading = reading_[slot.value];
+  for (uint32_t m = 0; m < kExpertMatrices && reading.guessed; ++m) {
+    const auto matrix = static_cast<ExpertMatrix>(m);
+    if ((reading.verified_mask >> m & 1) != 0)
+      counters_.prefetch_wasted_bytes += parts_.layout.extent(s.layer, s.expert, matrix).bytes;
+  }
+  if (s.reads_outstanding == 0) return parts_.pool.clear(slot);
+  for (uint32_t m = 0; m < kExpertMatrices; ++m)
+    parts_.reads.cancel(make_cookie(slot, s.generation, static_cast<ExpertMatrix>(m)));
+}
+
+// Whoever calls that expert reads it again, and gets the error if it stays.
+void RamTier::drop_guess(SlotIndex slot, const Error& error) {
+  if (counters_.prefetches_failed++ == 0)
+    parts_.notices.add("prefetch", error.message + "; it is read again if it is called");
+  give_up(slot);
+}
+
+}  // namespace offstage
