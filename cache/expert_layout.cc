@@ -21,7 +21,7 @@ uint64_t span_bytes_max(const ExpertTensorFacts& facts, uint32_t n_experts) {
 
 ExpertLayout::ExpertLayout(std::vector<ExpertLayerFacts> layers, uint32_t n_experts)
     : layers_(std::move(layers)), n_experts_(n_experts) {
-  CHECK_GT(n_experts_, 0u);
+  CHECK(n_experts_ > 0 || layers_.empty());
   std::vector<uint64_t> slot_bytes;
   for (const ExpertLayerFacts& layer : layers_) {
     std::array<uint64_t, kExpertMatrices> spans = {};

@@ -3,6 +3,8 @@
 // An expert is three matrices (gate, up, down), each one extent of a file. A slot holds the three
 // sector-rounded spans one after another. Layers whose experts have the same size share a size
 // class: in a mixed file (Q4_K_M) a layer's down matrix may be a third larger than its neighbour's.
+// Layers without experts aren't counted: LayerIndex 0 is the first that has some, and a dense model
+// has none.
 // Immutable after creation.
 #pragma once
 

@@ -175,11 +175,13 @@ void attend(const AttentionArgs& args, uint32_t head) {
     }
   }
   for (uint32_t h = 0; h < kHeads; ++h) {
+    float* o = out + size_t{h} * args.head_dim_v;
+    if (args.sinks != nullptr)
+      scale_avx2(o, merge_sink(args.sinks[head + h], &state.m[h], &state.l[h]), args.head_dim_v);
     const __m256 l = _mm256_set1_ps(state.l[h]);
     for (uint32_t d = 0; d < args.head_dim_v; d += 8) {
       const __m256i m = lanes_from(d, args.head_dim_v);
-      float* at = out + size_t{h} * args.head_dim_v + d;
-      _mm256_maskstore_ps(at, m, _mm256_div_ps(_mm256_maskload_ps(at, m), l));
+      _mm256_maskstore_ps(o + d, m, _mm256_div_ps(_mm256_maskload_ps(o + d, m), l));
     }
   }
 }

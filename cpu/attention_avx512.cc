@@ -197,11 +197,13 @@ void attend(const AttentionArgs& args, uint32_t head) {
     }
   }
   for (uint32_t h = 0; h < kHeads; ++h) {
+    float* o = out + size_t{h} * args.head_dim_v;
+    if (args.sinks != nullptr)
+      scale_avx512(o, merge_sink(args.sinks[head + h], &state.m[h], &state.l[h]), args.head_dim_v);
     const __m512 l = _mm512_set1_ps(state.l[h]);
     for (uint32_t d = 0; d < args.head_dim_v; d += 16) {
       const __mmask16 m = lanes_from(d, args.head_dim_v);
-      float* at = out + size_t{h} * args.head_dim_v + d;
-      _mm512_mask_storeu_ps(at, m, _mm512_div_ps(_mm512_maskz_loadu_ps(m, at), l));
+      _mm512_mask_storeu_ps(o + d, m, _mm512_div_ps(_mm512_maskz_loadu_ps(m, o + d), l));
     }
   }
 }

@@ -88,10 +88,23 @@ void attend_head(const AttentionArgs& args, uint32_t head) {
       out[d] = block == first_block ? o : __builtin_fmaf(o, new_scale, out[d] * old_scale);
     }
   }
-  for (uint32_t d = 0; d < args.head_dim_v; ++d) out[d] = out[d] / total.l;
+  float scale = 1.0f;
+  if (args.sinks != nullptr) scale = merge_sink(args.sinks[head], &total.m, &total.l);
+  for (uint32_t d = 0; d < args.head_dim_v; ++d) {
+    if (args.sinks != nullptr) out[d] = out[d] * scale;
+    out[d] = out[d] / total.l;
+  }
 }
 
 }  // namespace
+
+float merge_sink(float sink, float* m, float* l) {
+  const float top = sink > *m ? sink : *m;
+  const float scale = exp_scalar(*m - top);
+  *l = exp_scalar(sink - top) + *l * scale;
+  *m = top;
+  return scale;
+}
 
 void attention_scalar(const AttentionArgs& args) {
   check_attention(args);

@@ -12,11 +12,15 @@ void quantise_activations_avx512(ActivationFormat format, const float* x, uint32
                                  std::byte* out);
 void store_kv_avx512(KvType type, const float* x, uint32_t n, std::byte* out);
 void rms_norm_avx512(const float* x, const float* weight, uint32_t n, float eps, float* y);
+void layer_norm_avx512(const float* x, const float* weight, const float* bias, uint32_t n,
+                       float eps, float* y);
 void rope_avx512(const RopeArgs& args);
 void swiglu_avx512(float* gate, const float* up, uint32_t n);
+void swiglu_clamped_avx512(float* gate, const float* up, uint32_t n);
 void sigmoid_avx512(float* x, uint32_t n);
 void softmax_avx512(float* x, uint32_t n);
 void add_avx512(float* x, const float* y, uint32_t n);
+void scale_avx512(float* x, float w, uint32_t n);
 void add_scaled_avx512(float* x, const float* y, float w, uint32_t n);
 void attention_avx512(const AttentionArgs& args);
 

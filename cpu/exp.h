@@ -16,6 +16,9 @@ inline constexpr float kExpLn2Lo = -0x1.05c61p-29f;
 inline constexpr float kExpQ[5] = {0x1.fffffcp-2f, 0x1.555492p-3f, 0x1.5558f2p-5f, 0x1.123a2p-7f,
                                    0x1.6a23cep-10f};
 
+// The clamped SwiGLU's constants (README, "Sixteen lanes").
+inline constexpr float kSwigluLimit = 7.0f, kSwigluAlpha = 1.702f;
+
 [[maybe_unused]] static inline float exp_scalar(float x) {
   if (x < kExpMin) x = kExpMin;  // false for NaN, which then runs through
   if (x > kExpMax) x = kExpMax;

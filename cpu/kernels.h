@@ -60,7 +60,8 @@ struct AttentionArgs {
   uint64_t k_offset = 0, v_offset = 0;  // added to every block pointer (layer and head)
   uint32_t first = 0, last = 0;
   float scale = 1;
-  float* out = nullptr;  // [n_heads][head_dim_v]
+  const float* sinks = nullptr;  // [n_heads]: a score that takes weight and gives no value
+  float* out = nullptr;          // [n_heads][head_dim_v]
 };
 
 struct RopeArgs {
@@ -83,12 +84,18 @@ struct Kernels {
 
   // y[i] = x[i] / sqrt(mean(x²) + eps) · weight[i]; y may be x.
   void (*rms_norm)(const float* x, const float* weight, uint32_t n, float eps, float* y) = nullptr;
+  // y[i] = (x[i] − mean) / sqrt(variance + eps) · weight[i] + bias[i]; y may be x.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, uint32_t n, float eps,
+                     float* y) = nullptr;
   void (*rope)(const RopeArgs& args) = nullptr;
   // gate[i] ← silu(gate[i]) · up[i]
   void (*swiglu)(float* gate, const float* up, uint32_t n) = nullptr;
+  // The same of gpt-oss: g = min(gate, 7), u = up within ±7; gate ← g · sigmoid(1.702 g) · (u + 1)
+  void (*swiglu_clamped)(float* gate, const float* up, uint32_t n) = nullptr;
   void (*sigmoid)(float* x, uint32_t n) = nullptr;
   void (*softmax)(float* x, uint32_t n) = nullptr;
   void (*add)(float* x, const float* y, uint32_t n) = nullptr;                  // x += y
+  void (*scale)(float* x, float w, uint32_t n) = nullptr;                       // x = x · w
   void (*add_scaled)(float* x, const float* y, float w, uint32_t n) = nullptr;  // x = fma(w, y, x)
 
   void (*store_kv)(KvType type, const float* x, uint32_t n, std::byte* out) = nullptr;

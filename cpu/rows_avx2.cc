@@ -39,6 +39,29 @@ void rms_norm_avx2(const float* x, const float* weight, uint32_t n, float eps, f
   }
 }
 
+void layer_norm_avx2(const float* x, const float* weight, const float* bias, uint32_t n, float eps,
+                     float* y) {
+  const __m256 mean = _mm256_set1_ps(sum_row<false>(x, n) / static_cast<float>(n));
+  __m256 lanes[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+  for (uint32_t i = 0; i < n; i += 8) {
+    const __m256i m = lanes_from(i, n);
+    const __m256 d =
+        _mm256_and_ps(_mm256_sub_ps(_mm256_maskload_ps(x + i, m), mean), _mm256_castsi256_ps(m));
+    __m256& sum = lanes[i / 8 % 2];
+    sum = _mm256_fmadd_ps(d, d, sum);
+  }
+  const float variance = sum_lanes_avx2(lanes[0], lanes[1]) / static_cast<float>(n);
+  const __m256 root = _mm256_sqrt_ps(_mm256_set1_ps(variance + eps));
+  const __m256 r = _mm256_div_ps(_mm256_set1_ps(1.0f), root);
+  for (uint32_t i = 0; i < n; i += 8) {
+    const __m256i m = lanes_from(i, n);
+    const __m256 scaled = _mm256_mul_ps(_mm256_sub_ps(_mm256_maskload_ps(x + i, m), mean), r);
+    _mm256_maskstore_ps(y + i, m,
+                        _mm256_fmadd_ps(scaled, _mm256_maskload_ps(weight + i, m),
+                                        _mm256_maskload_ps(bias + i, m)));
+  }
+}
+
 void rope_avx2(const RopeArgs& args) {
   const uint32_t half = args.n_rot / 2;
   for (uint32_t h = 0; h < args.n_heads; ++h) {
@@ -80,6 +103,19 @@ void swiglu_avx2(float* gate, const float* up, uint32_t n) {
   }
 }
 
+void swiglu_clamped_avx2(float* gate, const float* up, uint32_t n) {
+  const __m256 limit = _mm256_set1_ps(kSwigluLimit), lowest = _mm256_set1_ps(-kSwigluLimit);
+  for (uint32_t i = 0; i < n; i += 8) {
+    const __m256i m = lanes_from(i, n);
+    // min and max give their second operand when one is NaN.
+    const __m256 g = _mm256_min_ps(limit, _mm256_maskload_ps(gate + i, m));
+    const __m256 u = _mm256_max_ps(lowest, _mm256_min_ps(limit, _mm256_maskload_ps(up + i, m)));
+    const __m256 divisor = sigmoid_divisor(_mm256_mul_ps(_mm256_set1_ps(kSwigluAlpha), g));
+    const __m256 lifted = _mm256_add_ps(u, _mm256_set1_ps(1.0f));
+    _mm256_maskstore_ps(gate + i, m, _mm256_mul_ps(_mm256_div_ps(g, divisor), lifted));
+  }
+}
+
 void sigmoid_avx2(float* x, uint32_t n) {
   for (uint32_t i = 0; i < n; i += 8) {
     const __m256i m = lanes_from(i, n);
@@ -113,6 +149,14 @@ void add_avx2(float* x, const float* y, uint32_t n) {
     const __m256i m = lanes_from(i, n);
     const __m256 sum = _mm256_add_ps(_mm256_maskload_ps(x + i, m), _mm256_maskload_ps(y + i, m));
     _mm256_maskstore_ps(x + i, m, sum);
+  }
+}
+
+void scale_avx2(float* x, float w, uint32_t n) {
+  const __m256 factor = _mm256_set1_ps(w);
+  for (uint32_t i = 0; i < n; i += 8) {
+    const __m256i m = lanes_from(i, n);
+    _mm256_maskstore_ps(x + i, m, _mm256_mul_ps(_mm256_maskload_ps(x + i, m), factor));
   }
 }
 

@@ -39,6 +39,30 @@ void rms_norm_avx512(const float* x, const float* weight, uint32_t n, float eps,
   }
 }
 
+void layer_norm_avx512(const float* x, const float* weight, const float* bias, uint32_t n,
+                       float eps, float* y) {
+  __m512 lanes = _mm512_setzero_ps();
+  for (uint32_t i = 0; i < n; i += 16)
+    lanes = _mm512_add_ps(lanes, _mm512_maskz_loadu_ps(lanes_from(i, n), x + i));
+  const __m512 mean = _mm512_set1_ps(sum_lanes_avx512(lanes) / static_cast<float>(n));
+  lanes = _mm512_setzero_ps();
+  for (uint32_t i = 0; i < n; i += 16) {
+    const __mmask16 m = lanes_from(i, n);
+    const __m512 d = _mm512_maskz_sub_ps(m, _mm512_maskz_loadu_ps(m, x + i), mean);
+    lanes = _mm512_fmadd_ps(d, d, lanes);
+  }
+  const float variance = sum_lanes_avx512(lanes) / static_cast<float>(n);
+  const __m512 root = _mm512_sqrt_ps(_mm512_set1_ps(variance + eps));
+  const __m512 r = _mm512_div_ps(_mm512_set1_ps(1.0f), root);
+  for (uint32_t i = 0; i < n; i += 16) {
+    const __mmask16 m = lanes_from(i, n);
+    const __m512 scaled = _mm512_mul_ps(_mm512_sub_ps(_mm512_maskz_loadu_ps(m, x + i), mean), r);
+    _mm512_mask_storeu_ps(y + i, m,
+                          _mm512_fmadd_ps(scaled, _mm512_maskz_loadu_ps(m, weight + i),
+                                          _mm512_maskz_loadu_ps(m, bias + i)));
+  }
+}
+
 void rope_avx512(const RopeArgs& args) {
   const uint32_t half = args.n_rot / 2;
   const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
@@ -89,6 +113,19 @@ void swiglu_avx512(float* gate, const float* up, uint32_t n) {
   }
 }
 
+void swiglu_clamped_avx512(float* gate, const float* up, uint32_t n) {
+  const __m512 limit = _mm512_set1_ps(kSwigluLimit), lowest = _mm512_set1_ps(-kSwigluLimit);
+  for (uint32_t i = 0; i < n; i += 16) {
+    const __mmask16 m = lanes_from(i, n);
+    // min and max give their second operand when one is NaN.
+    const __m512 g = _mm512_min_ps(limit, _mm512_maskz_loadu_ps(m, gate + i));
+    const __m512 u = _mm512_max_ps(lowest, _mm512_min_ps(limit, _mm512_maskz_loadu_ps(m, up + i)));
+    const __m512 divisor = sigmoid_divisor(_mm512_mul_ps(_mm512_set1_ps(kSwigluAlpha), g));
+    const __m512 lifted = _mm512_add_ps(u, _mm512_set1_ps(1.0f));
+    _mm512_mask_storeu_ps(gate + i, m, _mm512_mul_ps(_mm512_div_ps(g, divisor), lifted));
+  }
+}
+
 void sigmoid_avx512(float* x, uint32_t n) {
   for (uint32_t i = 0; i < n; i += 16) {
     const __mmask16 m = lanes_from(i, n);
@@ -123,6 +160,14 @@ void add_avx512(float* x, const float* y, uint32_t n) {
     const __m512 sum =
         _mm512_add_ps(_mm512_maskz_loadu_ps(m, x + i), _mm512_maskz_loadu_ps(m, y + i));
     _mm512_mask_storeu_ps(x + i, m, sum);
+  }
+}
+
+void scale_avx512(float* x, float w, uint32_t n) {
+  const __m512 factor = _mm512_set1_ps(w);
+  for (uint32_t i = 0; i < n; i += 16) {
+    const __mmask16 m = lanes_from(i, n);
+    _mm512_mask_storeu_ps(x + i, m, _mm512_mul_ps(_mm512_maskz_loadu_ps(m, x + i), factor));
   }
 }
 

@@ -37,11 +37,17 @@ void Compute::matmul(const Matrix& w, const Activations& x, uint32_t n_tokens, f
   });
 }
 
-void Compute::rms_norm(const float* x, const float* weight, uint32_t n, uint32_t width, float eps,
-                       float* y) const {
+void Compute::norm(const Norm& norm, const float* x, uint32_t n, uint32_t width, float* y) const {
   workers_.parallel_for(n, 1, [&](uint32_t begin, uint32_t end, uint32_t) {
-    for (uint32_t t = begin; t < end; ++t)
-      kernels_.rms_norm(x + uint64_t{t} * width, weight, width, eps, y + uint64_t{t} * width);
+    for (uint32_t i = begin; i < end; ++i) {
+      const float* from = x + uint64_t{i} * width;
+      float* to = y + uint64_t{i} * width;
+      if (norm.bias == nullptr) {
+        kernels_.rms_norm(from, norm.weight, width, norm.eps, to);
+      } else {
+        kernels_.layer_norm(from, norm.weight, norm.bias, width, norm.eps, to);
+      }
+    }
   });
 }
 

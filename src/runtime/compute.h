@@ -28,6 +28,13 @@ struct Activations {
   uint32_t k = 0;
 };
 
+// RMS norm, or where there is a bias layer norm.
+struct Norm {
+  const float* weight = nullptr;
+  const float* bias = nullptr;
+  float eps = 0;
+};
+
 class Compute {
  public:
   Compute(const Kernels& kernels, ThreadPool& workers) : kernels_(kernels), workers_(workers) {}
@@ -40,9 +47,8 @@ class Compute {
                        std::byte* memory) const;
   // out [n_tokens][w.rows] = x · wᵀ
   void matmul(const Matrix& w, const Activations& x, uint32_t n_tokens, float* out) const;
-  // y [n][width] = rms_norm(x [n][width]); y may be x.
-  void rms_norm(const float* x, const float* weight, uint32_t n, uint32_t width, float eps,
-                float* y) const;
+  // y [n][width] = norm(x [n][width]); y may be x.
+  void norm(const Norm& norm, const float* x, uint32_t n, uint32_t width, float* y) const;
 
  private:
   const Kernels& kernels_;

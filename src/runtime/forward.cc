@@ -4,11 +4,13 @@
 //   for each layer:
 //     x += Wo · attention(rotate(Wq·h), rotate(Wk·h), Wv·h)     h = norm(x)
 //     x += Σ over the router's k experts of weight · expert(h)   h = norm(x)
+//          (or one FFN, in a layer without experts)
 //   logits = Wout · norm(x)
 //
 // Everything but the experts is resident and computed in place; the experts come from the RAM tier,
 // hits first, while the misses are still being read (moe_block.cc). What a family adds (biases,
-// QK-norm, a shared expert) is a value of ModelSpec, seen here as a pointer that is or isn't null.
+// QK-norm, sinks, a window, scales) is a value of ModelSpec, seen here as a pointer that is or
+// isn't null, or a factor that is or isn't 1.
 #include "runtime/forward.h"
 
 #include <algorithm>
@@ -17,11 +19,21 @@
 
 namespace offstage {
 
+namespace {
+
+// The first position that a row sees through a window (0: none) that ends at its own.
+uint32_t first_seen(uint32_t window, uint32_t position) {
+  return window == 0 || position < window ? 0 : position - window + 1;
+}
+
+}  // namespace
+
 Forward::Forward(const Parts& parts)
     : parts_(parts),
       s_(parts_.scratch),
       input_(s_.input_forms, parts.rows_max, parts.spec.hidden),
       attended_(s_.attended_forms, parts.rows_max, parts.spec.o_width()),
+      dense_(parts.spec.activation, parts_.compute, s_.ffn, parts.rows_max, parts.spec.dense_ffn),
       moe_(parts_.spec, parts_.compute, parts_.tier, parts_.timer, s_.moe, parts.rows_max) {}
 
 Status Forward::run(std::span<const Row> rows, Phase phase, const LogitsSink& sink) {
@@ -30,12 +42,9 @@ Status Forward::run(std::span<const Row> rows, Phase phase, const LogitsSink& si
   const auto n_rows = static_cast<uint32_t>(rows.size());
   embed(rows);
   for (uint32_t layer = 0; layer < parts_.spec.n_layers; ++layer) {
-    const LayerWeights& weights = parts_.weights.layers[layer];
     parts_.timer.enter(Cause::kAttention);
     attention_block(layer, rows);
-    parts_.compute.rms_norm(s_.x, weights.ffn_norm, n_rows, parts_.spec.hidden,
-                            parts_.spec.norm_eps, s_.normed);
-    OFFSTAGE_TRY_VOID(moe_.run(LayerIndex(layer), weights, s_.normed, n_rows, phase, s_.x));
+    OFFSTAGE_TRY_VOID(ffn_block(layer, n_rows, phase));
   }
   parts_.timer.enter(Cause::kOutput);
   output(rows, sink);
@@ -61,24 +70,49 @@ Status Forward::check_rows(std::span<const Row> rows) const {
 void Forward::embed(std::span<const Row> rows) {
   const Matrix& embedding = parts_.weights.embedding;
   const uint64_t stride = row_bytes(embedding.type, embedding.k);
-  for (size_t i = 0; i < rows.size(); ++i)
-    parts_.compute.kernels().dequantise(
-        embedding.type, embedding.data + static_cast<uint64_t>(rows[i].token) * stride, embedding.k,
-        s_.x + i * embedding.k);
+  const Kernels& kernels = parts_.compute.kernels();
+  for (size_t i = 0; i < rows.size(); ++i) {
+    float* x = s_.x + i * embedding.k;
+    kernels.dequantise(embedding.type,
+                       embedding.data + static_cast<uint64_t>(rows[i].token) * stride, embedding.k,
+                       x);
+    if (parts_.spec.embedding_scale != 1)
+      kernels.scale(x, parts_.spec.embedding_scale, embedding.k);
+  }
 }
 
 void Forward::attention_block(uint32_t layer, std::span<const Row> rows) {
   const LayerWeights& weights = parts_.weights.layers[layer];
   const auto n_rows = static_cast<uint32_t>(rows.size());
-  parts_.compute.rms_norm(s_.x, weights.attn_norm, n_rows, parts_.spec.hidden, parts_.spec.norm_eps,
-                          s_.normed);
+  const ModelSpec& spec = parts_.spec;
+  const Kernels& kernels = parts_.compute.kernels();
+  parts_.compute.norm({weights.attn_norm, weights.attn_norm_bias, spec.norm_eps}, s_.x, n_rows,
+                      spec.hidden, s_.normed);
   project_qkv(weights, n_rows);
   rotate_and_store(layer, weights, rows);
   attend(layer, rows);
   attended_.reset(s_.attended, n_rows);
   parts_.compute.matmul(weights.o, attended_.for_weights(weights.o.type, parts_.compute), n_rows,
                         s_.projected);
-  parts_.compute.kernels().add(s_.x, s_.projected, n_rows * parts_.spec.hidden);
+  for (uint32_t t = 0; weights.o_bias != nullptr && t < n_rows; ++t)
+    kernels.add(s_.projected + uint64_t{t} * spec.hidden, weights.o_bias, spec.hidden);
+  kernels.add_scaled(s_.x, s_.projected, spec.residual_scale, n_rows * spec.hidden);
+}
+
+Status Forward::ffn_block(uint32_t layer, uint32_t n_rows, Phase phase) {
+  const LayerWeights& weights = parts_.weights.layers[layer];
+  const ModelSpec& spec = parts_.spec;
+  parts_.compute.norm({weights.ffn_norm, weights.ffn_norm_bias, spec.norm_eps}, s_.x, n_rows,
+                      spec.hidden, s_.normed);
+  if (!spec.is_dense_layer(layer))
+    return moe_.run(LayerIndex(layer - spec.n_dense_layers), weights, s_.normed, n_rows, phase,
+                    s_.x);
+  parts_.timer.enter(Cause::kExperts);
+  input_.reset(s_.normed, n_rows);
+  dense_.run(weights.dense, input_, n_rows, s_.projected);
+  parts_.compute.kernels().add_scaled(s_.x, s_.projected, spec.residual_scale,
+                                      n_rows * spec.hidden);
+  return {};
 }
 
 void Forward::project_qkv(const LayerWeights& weights, uint32_t n_rows) {
@@ -138,6 +172,7 @@ void Forward::rotate_and_store(uint32_t layer, const LayerWeights& weights,
 
 // Work items are (row, kv head): each reads its head's blocks once for the whole query group.
 void Forward::attend(uint32_t layer, std::span<const Row> rows) {
+  const float* sinks = parts_.weights.layers[layer].sinks;
   const AttentionSpec& attention = parts_.spec.attention;
   const uint32_t n_kv_heads = attention.n_kv_heads;
   const uint32_t group = attention.n_heads / n_kv_heads;
@@ -157,9 +192,10 @@ void Forward::attend(uint32_t layer, std::span<const Row> rows) {
           args.k_blocks = args.v_blocks = parts_.kv.blocks(rows[i].sequence);
           args.k_offset = parts_.kv.k_offset(layer, head);
           args.v_offset = parts_.kv.v_offset(layer, head);
-          args.first = 0;
+          args.first = first_seen(attention.window_of(layer), rows[i].position);
           args.last = rows[i].position;
           args.scale = attention.scale;
+          if (sinks != nullptr) args.sinks = sinks + head * group;
           args.out = s_.attended + uint64_t{i} * parts_.spec.o_width() +
                      uint64_t{head} * group * attention.head_dim_v;
           parts_.compute.kernels().attention(args);
@@ -170,23 +206,29 @@ void Forward::attend(uint32_t layer, std::span<const Row> rows) {
 // Logits for the rows that want them, kLogitRows at a time.
 void Forward::output(std::span<const Row> rows, const LogitsSink& sink) {
   const ModelSpec& spec = parts_.spec;
+  const Kernels& kernels = parts_.compute.kernels();
   const Matrix& w = parts_.weights.output;
+  const Norm norm = {parts_.weights.output_norm, parts_.weights.output_norm_bias, spec.norm_eps};
   size_t next = 0;
   while (next < rows.size()) {
     size_t batch[kLogitRows];
     uint32_t n = 0;
     for (; next < rows.size() && n < kLogitRows; ++next) {
       if (!rows[next].wants_logits) continue;
-      parts_.compute.kernels().rms_norm(s_.x + next * spec.hidden, parts_.weights.output_norm,
-                                        spec.hidden, spec.norm_eps,
-                                        s_.normed + uint64_t{n} * spec.hidden);
+      parts_.compute.norm(norm, s_.x + next * spec.hidden, 1, spec.hidden,
+                          s_.normed + uint64_t{n} * spec.hidden);
       batch[n++] = next;
     }
     if (n == 0) return;
     input_.reset(s_.normed, n);
     parts_.compute.matmul(w, input_.for_weights(w.type, parts_.compute), n, s_.logits);
-    for (uint32_t i = 0; i < n; ++i)
-      sink(batch[i], {s_.logits + uint64_t{i} * spec.n_vocab, spec.n_vocab});
+    for (uint32_t i = 0; i < n; ++i) {
+      float* logits = s_.logits + uint64_t{i} * spec.n_vocab;
+      if (parts_.weights.output_bias != nullptr)
+        kernels.add(logits, parts_.weights.output_bias, spec.n_vocab);
+      if (spec.logit_scale != 1) kernels.scale(logits, spec.logit_scale, spec.n_vocab);
+      sink(batch[i], {logits, spec.n_vocab});
+    }
   }
 }
 

@@ -12,6 +12,7 @@
 #include "cache/ram_tier.h"
 #include "model/spec.h"
 #include "runtime/compute.h"
+#include "runtime/ffn_block.h"
 #include "runtime/kv_cache.h"
 #include "runtime/moe_block.h"
 #include "runtime/rotary.h"
@@ -62,12 +63,14 @@ class Forward {
   void project_qkv(const LayerWeights& weights, uint32_t n_rows);
   void rotate_and_store(uint32_t layer, const LayerWeights& weights, std::span<const Row> rows);
   void attend(uint32_t layer, std::span<const Row> rows);
+  Status ffn_block(uint32_t layer, uint32_t n_rows, Phase phase);
   void output(std::span<const Row> rows, const LogitsSink& sink);
 
   Parts parts_;
   Scratch& s_;
   ActivationCache input_;     // forms of `normed`
   ActivationCache attended_;  // forms of `attended`
+  FfnBlock dense_;
   MoeBlock moe_;
 };
 

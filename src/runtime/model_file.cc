@@ -19,8 +19,9 @@ ExpertLayout ModelFile::expert_layout() const {
   };
   std::vector<ExpertLayerFacts> layers;
   for (const LayerTensors& layer : tensors.layers)
-    layers.push_back({facts_of(*layer.gate_experts), facts_of(*layer.up_experts),
-                      facts_of(*layer.down_experts)});
+    if (layer.has_experts())
+      layers.push_back({facts_of(*layer.gate_experts), facts_of(*layer.up_experts),
+                        facts_of(*layer.down_experts)});
   return ExpertLayout(std::move(layers), n_experts);
 }
 
@@ -30,6 +31,7 @@ std::vector<uint32_t> ModelFile::pieces_per_tensor() const {
     pieces[static_cast<size_t>(tensor - gguf.tensors().data())] = spec.router.n_experts;
   };
   for (const LayerTensors& layer : tensors.layers) {
+    if (!layer.has_experts()) continue;
     split(layer.gate_experts);
     split(layer.up_experts);
     split(layer.down_experts);
@@ -55,7 +57,7 @@ uint64_t ModelFile::active_params() const {
   // An embedding that isn't also the output is looked up, not multiplied.
   if (tensors.output != tensors.embedding) params -= tensors.embedding->elements();
   const uint64_t expert = 3 * uint64_t{spec.hidden} * spec.expert_ffn * spec.router.n_used;
-  return params + expert * spec.n_layers;
+  return params + expert * spec.n_moe_layers();
 }
 
 }  // namespace offstage

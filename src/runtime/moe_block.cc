@@ -38,22 +38,19 @@ MoeBlock::MoeBlock(const ModelSpec& spec, const Compute& compute, RamTier& tier,
       scratch_(scratch),
       router_(spec.router, compute.kernels(), rows_max),
       input_(scratch.input_forms, rows_max, spec.hidden),
-      shared_input_(scratch.shared_forms, spec.shared_ffn == 0 ? 0 : rows_max, spec.shared_ffn) {
+      shared_(spec.activation, compute, scratch.shared, rows_max, spec.shared_ffn) {
   jobs_.reserve(spec.router.n_experts);
 }
 
 Status MoeBlock::run(LayerIndex layer, const LayerWeights& weights, const float* normed,
                      uint32_t n_rows, Phase phase, float* x) {
   timer_.enter(Cause::kRouter);
-  input_.reset(normed, n_rows);
-  compute_.matmul(weights.router, input_.for_weights(weights.router.type, compute_), n_rows,
-                  scratch_.router_logits);
-  const Routing& routing = router_.route(scratch_.router_logits, n_rows);
+  const Routing& routing = route(weights, normed, n_rows);
 
   // Reads of the missing experts start here and fly while everything below computes.
   tier_.begin(layer, routing.calls, phase);
   timer_.enter(Cause::kExperts);
-  if (spec_.shared_ffn != 0) run_shared(weights, n_rows);
+  if (spec_.shared_ffn != 0) shared_.run(weights.shared, input_, n_rows, scratch_.shared_out);
   Status status;
   while (true) {
     Result<PinnedExperts> pinned = tier_.next();
@@ -68,8 +65,19 @@ Status MoeBlock::run(LayerIndex layer, const LayerWeights& weights, const float*
   return {};
 }
 
-// Three passes over all given experts, each spread over the workers: (gate, up, SwiGLU), quantise,
-// down. A pass costs one hand-out however many experts it holds.
+const Routing& MoeBlock::route(const LayerWeights& weights, const float* normed, uint32_t n_rows) {
+  input_.reset(normed, n_rows);
+  compute_.matmul(weights.router, input_.for_weights(weights.router.type, compute_), n_rows,
+                  scratch_.router_logits);
+  const uint32_t n_experts = spec_.router.n_experts;
+  for (uint32_t row = 0; weights.router_bias != nullptr && row < n_rows; ++row)
+    compute_.kernels().add(scratch_.router_logits + uint64_t{row} * n_experts, weights.router_bias,
+                           n_experts);
+  return router_.route(scratch_.router_logits, n_rows, weights.selection_bias);
+}
+
+// Three passes over all given experts, each spread over the workers: (gate, up, activation),
+// quantise, down. A pass costs one hand-out however many experts it holds.
 void MoeBlock::run_experts(const LayerWeights& weights, std::span<const ReadyExpert> experts,
                            const Routing& routing) {
   input_.for_weights(weights.gate_type, compute_);
@@ -107,9 +115,15 @@ void MoeBlock::gate_and_up(const LayerWeights& weights, const Routing& routing) 
     args.activations = up_input.rows;
     args.out = scratch_.up + uint64_t{job.first_call} * ffn;
     kernels.matmul(args);
-    for (uint32_t c = job.first_call; c < job.first_call + job.n_calls; ++c)
-      kernels.swiglu(scratch_.gate + uint64_t{c} * ffn + row_begin,
-                     scratch_.up + uint64_t{c} * ffn + row_begin, row_end - row_begin);
+    const uint64_t bias_at = uint64_t{job.expert.expert.value} * ffn + row_begin;
+    for (uint32_t c = job.first_call; c < job.first_call + job.n_calls; ++c) {
+      float* gate = scratch_.gate + uint64_t{c} * ffn + row_begin;
+      float* up = scratch_.up + uint64_t{c} * ffn + row_begin;
+      const uint32_t n = row_end - row_begin;
+      if (weights.gate_bias != nullptr) kernels.add(gate, weights.gate_bias + bias_at, n);
+      if (weights.up_bias != nullptr) kernels.add(up, weights.up_bias + bias_at, n);
+      activate(kernels, spec_.activation, gate, up, n);
+    }
   };
   compute_.workers().parallel_for(
       static_cast<uint32_t>(jobs_.size()) * slices, 1, [&](uint32_t begin, uint32_t end, uint32_t) {
@@ -148,25 +162,13 @@ void MoeBlock::down(const LayerWeights& weights) {
           args.out = scratch_.expert_out + uint64_t{job.first_call} * spec_.hidden;
           args.out_stride = spec_.hidden;
           kernels.matmul(args);
+          const uint64_t bias_at = uint64_t{job.expert.expert.value} * spec_.hidden;
+          for (uint32_t c = 0; weights.down_bias != nullptr && c < job.n_calls; ++c)
+            kernels.add(args.out + uint64_t{c} * spec_.hidden + args.row_begin,
+                        weights.down_bias + bias_at + args.row_begin,
+                        args.row_end - args.row_begin);
         }
       });
-}
-
-void MoeBlock::run_shared(const LayerWeights& weights, uint32_t n_rows) {
-  const Kernels& kernels = compute_.kernels();
-  compute_.matmul(weights.shared_gate, input_.for_weights(weights.shared_gate.type, compute_),
-                  n_rows, scratch_.shared_gate);
-  compute_.matmul(weights.shared_up, input_.for_weights(weights.shared_up.type, compute_), n_rows,
-                  scratch_.shared_up);
-  compute_.workers().parallel_for(n_rows, 1, [&](uint32_t begin, uint32_t end, uint32_t) {
-    for (uint32_t row = begin; row < end; ++row)
-      kernels.swiglu(scratch_.shared_gate + uint64_t{row} * spec_.shared_ffn,
-                     scratch_.shared_up + uint64_t{row} * spec_.shared_ffn, spec_.shared_ffn);
-  });
-  shared_input_.reset(scratch_.shared_gate, n_rows);
-  compute_.matmul(weights.shared_down,
-                  shared_input_.for_weights(weights.shared_down.type, compute_), n_rows,
-                  scratch_.shared_out);
 }
 
 // Arrival order never shows: each row adds its experts' outputs in the order of its router weights,
@@ -193,7 +195,7 @@ void MoeBlock::add_in_router_order(const Routing& routing, const float* normed,
         }
         kernels.add_scaled(sum, scratch_.shared_out + uint64_t{row} * hidden, gate, hidden);
       }
-      kernels.add(x + uint64_t{row} * hidden, sum, hidden);
+      kernels.add_scaled(x + uint64_t{row} * hidden, sum, spec_.residual_scale, hidden);
     }
   });
 }

@@ -10,6 +10,7 @@
 #include "cache/ram_tier.h"
 #include "model/spec.h"
 #include "runtime/compute.h"
+#include "runtime/ffn_block.h"
 #include "runtime/router.h"
 #include "runtime/scratch.h"
 #include "runtime/weights.h"
@@ -21,7 +22,8 @@ class MoeBlock {
   MoeBlock(const ModelSpec& spec, const Compute& compute, RamTier& tier, CauseTimer& timer,
            MoeScratch scratch, uint32_t rows_max);
 
-  // x [n_rows][hidden] += experts(normed [n_rows][hidden]) + shared expert.
+  // x [n_rows][hidden] += experts(normed [n_rows][hidden]) + shared expert. `layer` counts the
+  // layers with experts.
   // Errors: those of the tier (a read that failed for good, a hash that doesn't fit).
   Status run(LayerIndex layer, const LayerWeights& weights, const float* normed, uint32_t n_rows,
              Phase phase, float* x);
@@ -37,7 +39,7 @@ class MoeBlock {
                    const Routing& routing);
   void gate_and_up(const LayerWeights& weights, const Routing& routing);
   void down(const LayerWeights& weights);
-  void run_shared(const LayerWeights& weights, uint32_t n_rows);
+  const Routing& route(const LayerWeights& weights, const float* normed, uint32_t n_rows);
   void add_in_router_order(const Routing& routing, const float* normed, const LayerWeights& weights,
                            float* x);
 
@@ -47,8 +49,8 @@ class MoeBlock {
   CauseTimer& timer_;
   MoeScratch scratch_;
   Router router_;
-  ActivationCache input_;         // forms of `normed`
-  ActivationCache shared_input_;  // forms of the shared expert's hidden vector
+  ActivationCache input_;  // forms of `normed`
+  FfnBlock shared_;
   std::vector<Job> jobs_;
 };
 

@@ -15,7 +15,7 @@ class RotaryTable {
   // `factors` [n_rot/2] divide θ_i; nullptr: none.
   RotaryTable(const RotarySpec& spec, uint32_t context, const float* factors, HostArena& arena);
 
-  // [n_rot/2][2]: cos, sin of position · θ_i
+  // [n_rot/2][2]: cos, sin of position · θ_i, times the magnitude
   const float* row(uint32_t position) const { return table_ + uint64_t{position} * n_rot_; }
   uint32_t context() const { return context_; }
 

@@ -1,14 +1,17 @@
 #include "runtime/router.h"
 
 #include <algorithm>
+#include <limits>
 #include <numeric>
+#include <utility>
 
 #include "base/check.h"
 
 namespace offstage {
 
 Router::Router(const RouterSpec& spec, const Kernels& kernels, uint32_t rows_max)
-    : spec_(spec), kernels_(kernels), order_(spec.n_experts) {
+    : spec_(spec), kernels_(kernels), order_(spec.n_experts), merits_(spec.n_experts) {
+  groups_.reserve(spec.n_groups);
   const size_t calls_max = size_t{rows_max} * spec.n_used;
   routing_.n_used = spec.n_used;
   routing_.experts.resize(calls_max);
@@ -19,37 +22,82 @@ Router::Router(const RouterSpec& spec, const Kernels& kernels, uint32_t rows_max
   routing_.calls.reserve(spec.n_experts);
 }
 
-const Routing& Router::route(float* logits, uint32_t n_rows) {
+const Routing& Router::route(float* logits, uint32_t n_rows, const float* selection_bias) {
   CHECK_LE(size_t{n_rows} * spec_.n_used, routing_.experts.size());
   routing_.n_rows = n_rows;
   for (uint32_t row = 0; row < n_rows; ++row) {
-    float* row_logits = logits + size_t{row} * spec_.n_experts;
-    kernels_.softmax(row_logits, spec_.n_experts);
-    pick(row_logits, row);
+    float* scores = logits + size_t{row} * spec_.n_experts;
+    score(scores);
+    const float* merits = scores;
+    if (selection_bias != nullptr || spec_.n_groups > 1) {
+      std::copy_n(scores, spec_.n_experts, merits_.begin());
+      if (selection_bias != nullptr) kernels_.add(merits_.data(), selection_bias, spec_.n_experts);
+      if (spec_.n_groups > 1) mask_groups(merits_.data());
+      merits = merits_.data();
+    }
+    pick(merits, row);
+    weigh(scores, row);
   }
   group();
   return routing_;
 }
 
-void Router::pick(const float* probabilities, uint32_t row) {
+void Router::score(float* logits) const {
+  switch (spec_.score) {
+    case RouterScore::kSoftmax: return kernels_.softmax(logits, spec_.n_experts);
+    case RouterScore::kSigmoid: return kernels_.sigmoid(logits, spec_.n_experts);
+    case RouterScore::kSoftmaxOfChosen: return;  // softmax keeps the order: the choice needs none
+  }
+}
+
+// Experts of all but the best groups lose every comparison. Ties go to the lower group.
+void Router::mask_groups(float* merits) {
+  constexpr float kLowest = -std::numeric_limits<float>::infinity();
+  const uint32_t size = spec_.n_experts / spec_.n_groups;
+  groups_.clear();
+  for (uint32_t g = 0; g < spec_.n_groups; ++g) {
+    float best = kLowest, second = kLowest;
+    for (uint32_t i = g * size; i < (g + 1) * size; ++i) {
+      if (merits[i] > best) {
+        second = std::exchange(best, merits[i]);
+      } else if (merits[i] > second) {
+        second = merits[i];
+      }
+    }
+    const float merit = best + second;
+    groups_.emplace_back(merit != merit ? kLowest : merit, g);  // inf − inf, from a broken file
+  }
+  std::stable_sort(groups_.begin(), groups_.end(),
+                   [](const auto& a, const auto& b) { return a.first > b.first; });
+  for (uint32_t rank = spec_.n_groups_used; rank < spec_.n_groups; ++rank)
+    std::fill_n(merits + size_t{groups_[rank].second} * size, size, kLowest);
+}
+
+void Router::pick(const float* merits, uint32_t row) {
   std::iota(order_.begin(), order_.end(), 0u);
   // NaN (a broken file) sorts last, so that the order stays strict.
   const auto before = [&](uint32_t a, uint32_t b) {
-    const float pa = probabilities[a], pb = probabilities[b];
-    if (pa > pb) return true;
-    if (pa < pb) return false;
-    const bool nan_a = pa != pa, nan_b = pb != pb;
+    const float ma = merits[a], mb = merits[b];
+    if (ma > mb) return true;
+    if (ma < mb) return false;
+    const bool nan_a = ma != ma, nan_b = mb != mb;
     return nan_a != nan_b ? nan_b : a < b;
   };
   std::partial_sort(order_.begin(), order_.begin() + spec_.n_used, order_.end(), before);
   ExpertId* experts = &routing_.experts[size_t{row} * spec_.n_used];
+  for (uint32_t j = 0; j < spec_.n_used; ++j) experts[j] = ExpertId(order_[j]);
+}
+
+void Router::weigh(const float* scores, uint32_t row) {
+  // Sigmoids may all be near zero; the same floor as in llama.cpp, the least normal half.
+  constexpr float kSumMin = 0x1p-14f;
+  const ExpertId* experts = &routing_.experts[size_t{row} * spec_.n_used];
   float* weights = &routing_.weights[size_t{row} * spec_.n_used];
+  for (uint32_t j = 0; j < spec_.n_used; ++j) weights[j] = scores[experts[j].value];
+  if (spec_.score == RouterScore::kSoftmaxOfChosen) kernels_.softmax(weights, spec_.n_used);
   float sum = 0;
-  for (uint32_t j = 0; j < spec_.n_used; ++j) {
-    experts[j] = ExpertId(order_[j]);
-    weights[j] = probabilities[order_[j]];
-    sum += weights[j];
-  }
+  for (uint32_t j = 0; j < spec_.n_used; ++j) sum += weights[j];
+  if (sum < kSumMin) sum = kSumMin;  // false for NaN, which then shows
   for (uint32_t j = 0; j < spec_.n_used; ++j) {
     if (spec_.normalise_weights) weights[j] /= sum;
     weights[j] *= spec_.weights_scale;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "base/types.h"
@@ -12,8 +13,9 @@
 
 namespace offstage {
 
-// One forward's calls at one layer. A row's k calls stand in router order (highest weight first,
-// ties to the lower expert id): that is the order in which results are added (promise 1).
+// One forward's calls at one layer. A row's k calls stand in router order (highest score first, the
+// selection bias included; ties to the lower expert id): that is the order in which results are
+// added (promise 1).
 struct Routing {
   uint32_t n_rows = 0, n_used = 0;
   std::vector<ExpertId> experts;  // [n_rows][n_used]
@@ -32,17 +34,23 @@ class Router {
  public:
   Router(const RouterSpec& spec, const Kernels& kernels, uint32_t rows_max);
 
-  // `logits` [n_rows][n_experts], overwritten with probabilities.
-  const Routing& route(float* logits, uint32_t n_rows);
+  // `logits` [n_rows][n_experts], overwritten with scores. `selection_bias` [n_experts] (or
+  // nullptr) is added to them for the choice alone.
+  const Routing& route(float* logits, uint32_t n_rows, const float* selection_bias = nullptr);
 
  private:
-  void pick(const float* probabilities, uint32_t row);
+  void score(float* logits) const;
+  void mask_groups(float* merits);
+  void pick(const float* merits, uint32_t row);
+  void weigh(const float* scores, uint32_t row);
   void group();
 
   RouterSpec spec_;
   const Kernels& kernels_;
   Routing routing_;
-  std::vector<uint32_t> order_;  // scratch: candidate ids
+  std::vector<uint32_t> order_;                     // scratch: candidate ids
+  std::vector<float> merits_;                       // scratch: scores as the choice sees them
+  std::vector<std::pair<float, uint32_t>> groups_;  // scratch: merit and id
 };
 
 }  // namespace offstage

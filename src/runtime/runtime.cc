@@ -87,10 +87,11 @@ Status Runtime::load(HostArena dense_arena, Notices& notices, const Hooks& hooks
   OFFSTAGE_TRY(scratch_,
                HostArena::create("scratch", plan_.scratch_bytes + plan_.rotary_bytes, notices));
   const Scratch scratch = Scratch::take(spec(), plan_.chunk_rows, *scratch_);
-  rotary_.emplace(spec().rotary, options_.context, dense_->weights().rope_factors, *scratch_);
+  rotary_.emplace(spec().rotary, options_.context,
+                  dense_->weights().rope_factors_for(spec().rotary, options_.context), *scratch_);
   OFFSTAGE_TRY(kv_, KvCache::create(KvCache::shape_of(spec(), options_.k_type, options_.v_type),
                                     plan_.kv_pages, options_.n_sequences, notices));
-  policy_ = make_lru_policy(spec().n_layers, spec().router.n_experts);
+  policy_ = make_lru_policy(spec().n_moe_layers(), spec().router.n_experts);
   compute_.emplace(*kernels_, *workers_);
   RamTierParts tier = {*layout_, plan_.slots, *slots_, *reads_,        *index_,  *workers_,
                        *policy_, timer_,      notices, file_->paths(), kReadsMax};

@@ -1,5 +1,7 @@
 #include "runtime/scratch.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "runtime/compute.h"
@@ -29,6 +31,20 @@ class Taker {
 
 uint64_t widest_row_bytes(uint32_t k) { return ActivationCache::memory_bytes(1, k) / 3; }
 
+MoeScratch walk_moe(const ModelSpec& spec, uint32_t rows, Taker& take) {
+  MoeScratch moe;
+  const uint64_t calls = uint64_t{rows} * spec.router.n_used;
+  moe.router_logits = take.floats(rows, spec.router.n_experts);
+  moe.gate = take.floats(calls, spec.expert_ffn);
+  moe.up = take.floats(calls, spec.expert_ffn);
+  moe.hidden_forms = take.bytes(calls * widest_row_bytes(spec.expert_ffn));
+  moe.expert_out = take.floats(calls, spec.hidden);
+  moe.router_sum = take.floats(rows, spec.hidden);
+  moe.input_forms = take.bytes(ActivationCache::memory_bytes(rows, spec.hidden));
+  if (spec.shared_ffn != 0) moe.shared_out = take.floats(rows, spec.hidden);
+  return moe;
+}
+
 Scratch walk(const ModelSpec& spec, uint32_t rows, Taker& take) {
   Scratch s;
   s.x = take.floats(rows, spec.hidden);
@@ -42,20 +58,14 @@ Scratch walk(const ModelSpec& spec, uint32_t rows, Taker& take) {
   s.attended_forms = take.bytes(ActivationCache::memory_bytes(rows, spec.o_width()));
   s.logits = take.floats(kLogitRows, spec.n_vocab);
 
-  const uint64_t calls = uint64_t{rows} * spec.router.n_used;
-  s.moe.router_logits = take.floats(rows, spec.router.n_experts);
-  s.moe.gate = take.floats(calls, spec.expert_ffn);
-  s.moe.up = take.floats(calls, spec.expert_ffn);
-  s.moe.hidden_forms = take.bytes(calls * widest_row_bytes(spec.expert_ffn));
-  s.moe.expert_out = take.floats(calls, spec.hidden);
-  s.moe.router_sum = take.floats(rows, spec.hidden);
-  s.moe.input_forms = take.bytes(ActivationCache::memory_bytes(rows, spec.hidden));
-  if (spec.shared_ffn != 0) {
-    s.moe.shared_gate = take.floats(rows, spec.shared_ffn);
-    s.moe.shared_up = take.floats(rows, spec.shared_ffn);
-    s.moe.shared_out = take.floats(rows, spec.hidden);
-    s.moe.shared_forms = take.bytes(ActivationCache::memory_bytes(rows, spec.shared_ffn));
+  const uint32_t ffn = std::max(spec.dense_ffn, spec.shared_ffn);
+  if (ffn != 0) {
+    s.ffn.gate = take.floats(rows, ffn);
+    s.ffn.up = take.floats(rows, ffn);
+    s.ffn.hidden_forms = take.bytes(ActivationCache::memory_bytes(rows, ffn));
   }
+  if (spec.n_moe_layers() != 0) s.moe = walk_moe(spec, rows, take);
+  s.moe.shared = s.ffn;
   return s;
 }
 

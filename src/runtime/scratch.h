@@ -12,6 +12,13 @@ namespace offstage {
 // Logits are made for this many rows at a time; more rows are passed to the sink in turns.
 inline constexpr uint32_t kLogitRows = 8;
 
+// The dense FFN's or the shared expert's: a layer has one of them.
+struct FfnScratch {
+  float* gate = nullptr;              // [rows][widest of the two]
+  float* up = nullptr;                // [rows][widest]
+  std::byte* hidden_forms = nullptr;  // ActivationCache of [rows][widest]
+};
+
 struct MoeScratch {
   float* router_logits = nullptr;     // [rows][n_experts]
   float* gate = nullptr;              // [rows · n_used][expert_ffn]
@@ -20,10 +27,8 @@ struct MoeScratch {
   float* expert_out = nullptr;        // [rows · n_used][hidden]
   float* router_sum = nullptr;        // [rows][hidden]
   std::byte* input_forms = nullptr;   // ActivationCache of [rows][hidden]
-  float* shared_gate = nullptr;       // [rows][shared_ffn]
-  float* shared_up = nullptr;         // [rows][shared_ffn]
-  float* shared_out = nullptr;        // [rows][hidden]
-  std::byte* shared_forms = nullptr;  // ActivationCache of [rows][shared_ffn]
+  FfnScratch shared;
+  float* shared_out = nullptr;  // [rows][hidden]
 };
 
 struct Scratch {
@@ -37,6 +42,7 @@ struct Scratch {
   std::byte* input_forms = nullptr;     // ActivationCache of [rows][hidden]
   std::byte* attended_forms = nullptr;  // ActivationCache of [rows][o_width]
   float* logits = nullptr;              // [kLogitRows][n_vocab]
+  FfnScratch ffn;
   MoeScratch moe;
 
   // Bytes of all of it; and the same walk that hands out an arena of that size.

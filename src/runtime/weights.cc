@@ -102,7 +102,9 @@ class Placer {
   const std::byte* data(const GgufTensor* tensor) const { return place_.at(tensor); }
   Matrix matrix(const GgufTensor* tensor) const {
     if (tensor == nullptr) return {};
-    return {tensor->type, place_.at(tensor), static_cast<uint32_t>(tensor->dims[1]),
+    // Of three dimensions (one matrix per head): the rows of all, one after another.
+    return {tensor->type, place_.at(tensor),
+            static_cast<uint32_t>(tensor->dims[1] * tensor->dims[2]),
             static_cast<uint32_t>(tensor->dims[0])};
   }
   const float* vector(const GgufTensor* tensor) const {
@@ -113,27 +115,56 @@ class Placer {
   std::unordered_map<const GgufTensor*, const std::byte*> place_;
 };
 
+FfnWeights place_ffn(const FfnTensors& t, const Placer& at) {
+  return {at.matrix(t.gate), at.matrix(t.up), at.matrix(t.down)};
+}
+
+MlaWeights place_mla(const MlaTensors& t, const Placer& at) {
+  MlaWeights w;
+  w.q_a = at.matrix(t.q_a);
+  w.q_b = at.matrix(t.q_b);
+  w.kv_a = at.matrix(t.kv_a);
+  w.k_b = at.matrix(t.k_b);
+  w.v_b = at.matrix(t.v_b);
+  w.q_a_norm = at.vector(t.q_a_norm);
+  w.kv_a_norm = at.vector(t.kv_a_norm);
+  return w;
+}
+
+void place_experts(const LayerTensors& t, const Placer& at, LayerWeights& w) {
+  w.router = at.matrix(t.router);
+  w.router_bias = at.vector(t.router_bias);
+  w.selection_bias = at.vector(t.selection_bias);
+  w.gate_bias = at.vector(t.gate_bias);
+  w.up_bias = at.vector(t.up_bias);
+  w.down_bias = at.vector(t.down_bias);
+  w.gate_type = t.gate_experts->type;
+  w.up_type = t.up_experts->type;
+  w.down_type = t.down_experts->type;
+}
+
 LayerWeights place_layer(const LayerTensors& t, const Placer& at) {
   LayerWeights w;
   w.attn_norm = at.vector(t.attn_norm);
+  w.attn_norm_bias = at.vector(t.attn_norm_bias);
   w.ffn_norm = at.vector(t.ffn_norm);
+  w.ffn_norm_bias = at.vector(t.ffn_norm_bias);
   w.q_bias = at.vector(t.q_bias);
   w.k_bias = at.vector(t.k_bias);
   w.v_bias = at.vector(t.v_bias);
+  w.o_bias = at.vector(t.o_bias);
   w.q_norm = at.vector(t.q_norm);
   w.k_norm = at.vector(t.k_norm);
+  w.sinks = at.vector(t.sinks);
   w.shared_gate_input = at.vector(t.shared_gate_input);
   w.q = at.matrix(t.q);
   w.k = at.matrix(t.k);
   w.v = at.matrix(t.v);
   w.o = at.matrix(t.o);
-  w.router = at.matrix(t.router);
-  w.shared_gate = at.matrix(t.shared_gate);
-  w.shared_up = at.matrix(t.shared_up);
-  w.shared_down = at.matrix(t.shared_down);
-  w.gate_type = t.gate_experts->type;
-  w.up_type = t.up_experts->type;
-  w.down_type = t.down_experts->type;
+  w.mla = place_mla(t.mla, at);
+  w.dense = place_ffn(t.dense, at);
+  w.shared = place_ffn(t.shared, at);
+  if (t.has_experts()) place_experts(t, at, w);
   return w;
 }
 
@@ -167,7 +198,11 @@ Result<DenseStore> DenseStore::load(const ModelTensors& tensors, HostArena arena
   weights.embedding = at.matrix(tensors.embedding);
   weights.output = at.matrix(tensors.output);
   weights.output_norm = at.vector(tensors.output_norm);
+  weights.output_norm_bias = at.vector(tensors.output_norm_bias);
+  weights.output_bias = at.vector(tensors.output_bias);
   weights.rope_factors = at.vector(tensors.rope_factors);
+  weights.rope_factors_short = at.vector(tensors.rope_factors_short);
+  weights.rope_factors_long = at.vector(tensors.rope_factors_long);
   for (const LayerTensors& layer : tensors.layers) weights.layers.push_back(place_layer(layer, at));
   return store;
 }

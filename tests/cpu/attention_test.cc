@@ -2,6 +2,7 @@
 // doubles.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 
 #include "cpu_test_data.h"
@@ -120,6 +121,43 @@ TEST_P(Attention, OddHeadDimensions) {
     std::string difference;
     EXPECT_TRUE(same_bits(expected.data(), actual.data(), actual.size(), &difference))
         << difference;
+  }
+}
+
+// A sink far above, near and far below the scores, of one block and of several.
+TEST_P(Attention, SinksHaveTheOraclesBits) {
+  for (const Shape& shape : {Shape{64, 64, 1}, Shape{64, 64, 8}, Shape{24, 24, 13}}) {
+    const Cache cache(KvType::kF16, KvType::kF16, shape, 201, 9);
+    AttentionArgs args = args_of(cache, KvType::kF16, KvType::kF16, shape);
+    std::vector<float> sinks;
+    for (uint32_t h = 0; h < shape.n_heads; ++h)
+      sinks.push_back(std::array{0.5f, -200.0f, 9.0f, 200.0f}[h % 4]);
+    args.sinks = sinks.data();
+    for (const auto& [first, last] : {std::pair{0u, 0u}, {3u, 60u}, {10u, 199u}}) {
+      args.first = first;
+      args.last = last;
+      const auto expected = attend(*scalar_, args), actual = attend(*kernels_, args);
+      std::string difference;
+      EXPECT_TRUE(same_bits(expected.data(), actual.data(), actual.size(), &difference))
+          << difference;
+    }
+  }
+}
+
+// With one position the softmax is known: weight 1 / (1 + exp(sink − score)).
+TEST_P(Attention, ASinkTakesItsShare) {
+  const Shape shape{16, 8, 2};
+  const Cache cache(KvType::kF32, KvType::kF32, shape, 1, 11);
+  AttentionArgs args = args_of(cache, KvType::kF32, KvType::kF32, shape);
+  const float sinks[] = {0.75f, -1.5f};
+  args.sinks = sinks;
+  const auto out = attend(*kernels_, args);
+  for (uint32_t h = 0; h < 2; ++h) {
+    double score = 0;
+    for (uint32_t d = 0; d < 16; ++d) score += double{cache.q[h * 16 + d]} * cache.keys[d];
+    const double weight = 1 / (1 + std::exp(sinks[h] - score * args.scale));
+    for (uint32_t d = 0; d < 8; ++d)
+      EXPECT_NEAR(out[h * 8 + d], weight * cache.values[d], 1e-6) << h;
   }
 }
 

@@ -91,6 +91,12 @@ TEST_P(Rows, ElementwiseHasTheOraclesBits) {
       if (round == 2) x[n / 2] = NAN;
       if (round == 3) x[n - 1] = -INFINITY;
       expect_same(x, "swiglu", [&](const Kernels& k, float* p) { k.swiglu(p, y.data(), n); });
+      expect_same(x, "swiglu_clamped",
+                  [&](const Kernels& k, float* p) { k.swiglu_clamped(p, y.data(), n); });
+      expect_same(x, "scale", [&](const Kernels& k, float* p) { k.scale(p, 0.3f, n); });
+      expect_same(x, "layer_norm", [&](const Kernels& k, float* p) {
+        k.layer_norm(p, y.data(), y.data(), n, 1e-5f, p);
+      });
       expect_same(x, "sigmoid", [&](const Kernels& k, float* p) { k.sigmoid(p, n); });
       expect_same(x, "softmax", [&](const Kernels& k, float* p) { k.softmax(p, n); });
       expect_same(x, "add", [&](const Kernels& k, float* p) { k.add(p, y.data(), n); });
@@ -132,6 +138,39 @@ TEST_P(Rows, NormNearDouble) {
       EXPECT_NEAR(y[i], expected, 1e-6 * std::abs(expected) + 1e-30);
     }
   }
+}
+
+TEST_P(Rows, LayerNormNearDouble) {
+  for (uint32_t n : kLengths) {
+    Rng rng(n);
+    auto x = random_floats(n, rng);
+    for (float& v : x) v += 3.0f;  // a mean to be removed
+    const auto w = random_floats(n, rng), b = random_floats(n, rng);
+    std::vector<float> y(n);
+    kernels_->layer_norm(x.data(), w.data(), b.data(), n, 1e-5f, y.data());
+    double mean = 0, squares = 0;
+    for (float v : x) mean += double{v} / n;
+    for (float v : x) squares += (v - mean) * (v - mean);
+    for (uint32_t i = 0; i < n; ++i) {
+      const double expected = (x[i] - mean) / std::sqrt(squares / n + 1e-5) * w[i] + b[i];
+      EXPECT_NEAR(y[i], expected, 2e-5 * (1 + std::abs(w[i]))) << n;
+    }
+  }
+}
+
+TEST_P(Rows, ClampedSwigluNearDouble) {
+  std::vector<float> gate, up, expected;
+  for (float g : {-200.0f, -8.0f, -1.0f, 0.0f, 0.5f, 6.9f, 7.1f, 300.0f})
+    for (float u : {-300.0f, -7.1f, -6.9f, -1.0f, 0.0f, 2.0f, 7.1f, 300.0f}) {
+      gate.push_back(g);
+      up.push_back(u);
+      const double clamped_g = std::min(g, 7.0f), clamped_u = std::clamp(u, -7.0f, 7.0f);
+      expected.push_back(
+          static_cast<float>(clamped_g / (1 + std::exp(-1.702 * clamped_g)) * (clamped_u + 1)));
+    }
+  kernels_->swiglu_clamped(gate.data(), up.data(), static_cast<uint32_t>(gate.size()));
+  for (size_t i = 0; i < gate.size(); ++i)
+    EXPECT_NEAR(gate[i], expected[i], 3e-6 * std::abs(expected[i])) << i;
 }
 
 TEST_P(Rows, RopeHasTheOraclesBitsAndTurns) {

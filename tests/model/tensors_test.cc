@@ -50,7 +50,7 @@ TEST_P(TensorsOfFamily, EveryRoleIsFilledAndEveryTensorHasOne) {
   EXPECT_EQ(tensors.rope_factors, nullptr);
   EXPECT_EQ(layer.q_bias != nullptr, model->spec.attention.qkv_bias);
   EXPECT_EQ(layer.k_norm != nullptr, model->spec.attention.qk_norm != QkNorm::kNone);
-  EXPECT_EQ(layer.shared_down != nullptr, model->spec.shared_ffn != 0);
+  EXPECT_EQ(layer.shared.down != nullptr, model->spec.shared_ffn != 0);
   EXPECT_EQ(layer.shared_gate_input != nullptr, model->spec.shared_gate);
   // Dense and experts together are the file.
   EXPECT_EQ(tensors.dense().size() + 3 * 2, model->gguf.tensors().size());

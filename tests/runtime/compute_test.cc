@@ -72,7 +72,7 @@ TEST_F(ComputeTest, NormsEveryRow) {
   ThreadPool pool(2, notices_);
   const Compute compute(kernels_, pool);
   std::vector<float> y(size_t{kTokens} * kK);
-  compute.rms_norm(x_.floats(), weights_.floats(), kTokens, kK, 1e-5f, y.data());
+  compute.norm({weights_.floats(), nullptr, 1e-5f}, x_.floats(), kTokens, kK, y.data());
   for (uint32_t t = 0; t < kTokens; ++t) {
     std::vector<float> row(kK);
     kernels_.rms_norm(x_.floats() + size_t{t} * kK, weights_.floats(), kK, 1e-5f, row.data());

@@ -15,6 +15,7 @@ namespace {
 
 ModelSpec spec_of(uint32_t shared_ffn) {
   ModelSpec spec;
+  spec.n_layers = 2;
   spec.hidden = 96;
   spec.n_vocab = 1001;
   spec.attention = {.n_heads = 4, .n_kv_heads = 2, .head_dim_k = 40, .head_dim_v = 24};
@@ -73,10 +74,10 @@ TEST(ScratchTest, RegionsAreAsLargeAsStatedAndApart) {
       floats(s.moe.expert_out, kCalls * 96),
       floats(s.moe.router_sum, kRows * 96),
       forms(s.moe.input_forms, 96),
-      floats(s.moe.shared_gate, kRows * 64),
-      floats(s.moe.shared_up, kRows * 64),
       floats(s.moe.shared_out, kRows * 96),
-      forms(s.moe.shared_forms, 64),
+      floats(s.ffn.gate, kRows * 64),
+      floats(s.ffn.up, kRows * 64),
+      forms(s.ffn.hidden_forms, 64),
   };
   std::sort(regions.begin(), regions.end());
   const auto* end = reinterpret_cast<const std::byte*>(arena.data());
@@ -91,7 +92,18 @@ TEST(ScratchTest, RegionsAreAsLargeAsStatedAndApart) {
 TEST(ScratchTest, WithoutASharedExpertItHasNone) {
   const ModelSpec spec = spec_of(0);
   HostArena arena = arena_of(Scratch::bytes_needed(spec, 2));
-  EXPECT_EQ(Scratch::take(spec, 2, arena).moe.shared_gate, nullptr);
+  EXPECT_EQ(Scratch::take(spec, 2, arena).moe.shared.gate, nullptr);
+}
+
+TEST(ScratchTest, ADenseModelHasRoomForItsFfnAndNoneForExperts) {
+  ModelSpec spec = spec_of(0);
+  spec.n_dense_layers = spec.n_layers;
+  spec.dense_ffn = 160;
+  spec.router = {};
+  HostArena arena = arena_of(Scratch::bytes_needed(spec, 2));
+  const Scratch s = Scratch::take(spec, 2, arena);
+  EXPECT_NE(s.ffn.gate, nullptr);
+  EXPECT_EQ(s.moe.gate, nullptr);
 }
 
 }  // namespace
