@@ -8,6 +8,8 @@ corpus.txt, the whole of it, and the awkward cases below, which go into cases.js
 One file: model, pre, tokens, types, scores or merges, bos, eos; `lines`, `cases`: ids per text; `whole`: ids of the
 whole corpus; `splits`: lengths of the pre-tokenizer's words in each line, each case, the whole; `special`: ids of the
 cases that name special tokens, read as such; `special_as_text`: read as text, except for the user-defined one.
+
+splits.json has nothing but `splits`, per family, of those whose ids would prove nothing more.
 """
 
 import argparse
@@ -51,6 +53,10 @@ CASED = (
     "Ὗ-\u1f7dᾀ-ᾴᾶ-ᾼ\u1fbeῂ-ῄῆ-ῌῐ-\u1fd3ῖ-\u1fdbῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\u2126ℨ\u212a-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯ"
     "ꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃")
 
+O200K = rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+%s|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*%s"
+O200K_REST = r"| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + LINES
+NOT_HAN = r"&&[^\p{Han}]]"
+
 # tokenizer.ggml.pre → split patterns in order; None: the library's own GPT-2 splitting.
 FAMILIES = {
     "gpt-2": None,
@@ -64,9 +70,24 @@ FAMILIES = {
         r"\p{N}{1,3}", "[一-龥぀-ゟ゠-ヿ]+",
         r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
         r"| ?[\p{P}\p{S}]+[\r\n]*|" + LINES],
-    "gpt-4o": [
-        rf"[^\r\n\p{{L}}\p{{N}}]?{UPPER}*{LOWER}+{CONTRACTION}?|[^\r\n\p{{L}}\p{{N}}]?{UPPER}+{LOWER}*{CONTRACTION}?"
-        r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|" + LINES],
+    "gpt-4o": [O200K % (CONTRACTION + "?", CONTRACTION + "?") + r"|\p{N}{1,3}" + O200K_REST],
+}
+# Those that compose characters (NFC) first.
+COMPOSING = ["qwen2"]
+# Families of which only the words are compared: how words become ids is the same for all.
+SPLITS_ONLY = {
+    "tekken": [O200K % ("", "") + r"|\p{N}" + O200K_REST],
+    "kimi-k2": [
+        r"[\p{Han}]+|" + (O200K % (CONTRACTION + "?", CONTRACTION + "?")).replace(
+            UPPER, UPPER[:-1] + NOT_HAN).replace(LOWER, LOWER[:-1] + NOT_HAN)
+        + r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|" + LINES],
+    "qwen35": [
+        CONTRACTION + r"|[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+|\p{N}| ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*|" + LINES],
+    "falcon": [r"[\p{P}\$\+<=>\^~\|`]+", GPT2, "[0-9][0-9][0-9]"],
+    "bailingmoe": [
+        r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|" + SPACES_LAST],
+    "seed-coder": [CONTRACTION + r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|" + LINES],
+    "minicpm5": [r"\p{N}{1,3}", WORDS % r"\p{N}+"],
 }
 
 
@@ -85,13 +106,22 @@ def results(encode, encode_special, encode_special_as_text, corpus):
     }
 
 
-def byte_pair_golden(pre, patterns, corpus):
-    from tokenizers import AddedToken, Regex, Tokenizer, models, pre_tokenizers, trainers
+def splitter_of(patterns):
+    from tokenizers import Regex, pre_tokenizers
     if patterns is None:
-        splitter = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
-    else:
-        splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
-        splitter = pre_tokenizers.Sequence(splits + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+        return pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    splits = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
+    return pre_tokenizers.Sequence(splits + [pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+
+def splits(splitter, all_texts):
+    """Lengths of the words in bytes: byte-level text has a character for each."""
+    return [[len(word) for word, _ in splitter.pre_tokenize_str(text)] for text in all_texts]
+
+
+def byte_pair_golden(pre, patterns, corpus):
+    from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+    splitter = splitter_of(patterns)
     tokenizer = Tokenizer(models.BPE())
     # Trained on stretches of 12 characters wherever they fall, not on words: a vocabulary of words couldn't tell a
     # missing split, having no token that reaches across it.
@@ -108,6 +138,8 @@ def byte_pair_golden(pre, patterns, corpus):
             state["model"]["vocab"].setdefault(word, len(state["model"]["vocab"]))
     tokenizer = Tokenizer.from_str(json.dumps(state))
     tokenizer.pre_tokenizer = splitter
+    if pre in COMPOSING:
+        tokenizer.normalizer = normalizers.NFC()
     tokenizer.add_special_tokens([AddedToken(text, normalized=False) for text in CONTROL])
     tokenizer.add_tokens([AddedToken(text, normalized=False) for text in USER_DEFINED])
 
@@ -123,8 +155,7 @@ def byte_pair_golden(pre, patterns, corpus):
         "model": "gpt2", "pre": pre, "tokens": tokens, "types": types,
         "merges": [pair if isinstance(pair, str) else " ".join(pair) for pair in state["model"]["merges"]],
         "bos": vocabulary["<|endoftext|>"], "eos": vocabulary["<|im_end|>"],
-        # Lengths of the words in bytes: byte-level text has a character for each.
-        "splits": [[len(word) for word, _ in splitter.pre_tokenize_str(text)] for text in (*lines, *cases, corpus)],
+        "splits": splits(splitter, (*lines, *cases, corpus)),
         **results(lambda t: encode(t, False), lambda t: encode(t, False), lambda t: encode(t, True), corpus),
     }
 
@@ -188,6 +219,9 @@ def main():
     dump(out / "cases.json", {"cases": CASES, "special_cases": SPECIAL_CASES})
     for pre, patterns in FAMILIES.items():
         dump(out / f"{pre}.json", byte_pair_golden(pre, patterns, corpus))
+    lines, cases = texts(corpus)
+    dump(out / "splits.json", {
+        pre: splits(splitter_of(patterns), (*lines, *cases)) for pre, patterns in SPLITS_ONLY.items()})
     dump(out / "llama.json", sentencepiece_golden(corpus, vocab_size=1400, byte_fallback=True, character_coverage=0.995))
     dump(out / "llama_no_bytes.json", sentencepiece_golden(corpus, vocab_size=1100, character_coverage=0.98))
     dump(out / "llama_across_words.json", sentencepiece_golden(

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "model/unicode.h"
+#include "model/unicode_compose.h"
 
 namespace offstage {
 namespace {
@@ -28,15 +29,16 @@ Result<std::unique_ptr<Tokenizer>> BytePairTokenizer::create(VocabularyFacts fac
   }
   OFFSTAGE_TRY(PreTokenizer pre_tokenizer, PreTokenizer::create(*family));
   std::unique_ptr<BytePairTokenizer> tokenizer(
-      new BytePairTokenizer(std::move(facts), std::move(pre_tokenizer)));
+      new BytePairTokenizer(std::move(facts), std::move(pre_tokenizer), family->composes));
   OFFSTAGE_TRY_VOID(tokenizer->read_merges(index));
   tokenizer->read_tokens(family->ignore_merges);
   tokenizer->announce(notices);
   return tokenizer;
 }
 
-BytePairTokenizer::BytePairTokenizer(VocabularyFacts facts, PreTokenizer pre_tokenizer)
-    : Tokenizer(std::move(facts)), pre_tokenizer_(std::move(pre_tokenizer)) {
+BytePairTokenizer::BytePairTokenizer(VocabularyFacts facts, PreTokenizer pre_tokenizer,
+                                     bool composes)
+    : Tokenizer(std::move(facts)), pre_tokenizer_(std::move(pre_tokenizer)), composes_(composes) {
   token_of_byte_.fill(kNoToken);
 }
 
@@ -119,7 +121,8 @@ void BytePairTokenizer::announce(Notices* notices) const {
 
 void BytePairTokenizer::encode_text(std::string_view text, std::vector<TokenId>& ids) const {
   MergeScratch scratch;
-  pre_tokenizer_.split(text, [&](std::string_view word) {
+  const std::optional<std::string> normal = composes_ ? composed(text) : std::nullopt;
+  pre_tokenizer_.split(normal ? std::string_view(*normal) : text, [&](std::string_view word) {
     while (!word.empty()) {
       const std::string_view part = word.substr(0, kWordBytesMax);
       encode_word(part, scratch, ids);

@@ -20,7 +20,7 @@ class BytePairTokenizer final : public Tokenizer {
                                                    Notices* notices);
 
  private:
-  BytePairTokenizer(VocabularyFacts facts, PreTokenizer pre_tokenizer);
+  BytePairTokenizer(VocabularyFacts facts, PreTokenizer pre_tokenizer, bool composes);
 
   Status read_merges(const TokenIndex& index);
   void read_tokens(bool ignore_merges);
@@ -29,6 +29,7 @@ class BytePairTokenizer final : public Tokenizer {
   void encode_word(std::string_view word, MergeScratch& scratch, std::vector<TokenId>& ids) const;
 
   PreTokenizer pre_tokenizer_;
+  bool composes_;                                            // text to NFC first
   std::array<TokenId, 256> token_of_byte_;                   // kNoToken where there is none
   boost::unordered_flat_map<uint64_t, MergeResult> merges_;  // left id << 32 | right id
   // Texts of whole words that are taken without merging; empty unless the family does so. The views

@@ -1,10 +1,13 @@
 // The patterns are those of the `pre_tokenizer` entries in the models' own tokenizer.json, under
-// the names that GGUF converters give them. Three spellings differ, to the same effect:
+// the names that GGUF converters give them. Four spellings differ, to the same effect:
 // - `\s` is spelled out as [[S]]: PCRE2's takes U+180E for a space (as Unicode did before 6.3) and
 //   the engine these models were trained with doesn't;
 // - `\s+$` in deepseek-llm is anchored at the front of a run of spaces, because as it stands the
 //   search starts once per space and runs to the end of the run each time: quadratic, where
 //   patterns are interpreted (PCRE2's just-in-time compiler notices);
+// - `[A&&[^\p{Han}]]` in kimi-k2 is the complement of what is outside A or Han: PCRE2's classes
+//   don't intersect. Han is spelled out, because versions of PCRE2 disagree on what \p{Han} is (the
+//   script, or the script's extensions as well);
 // - characters are numbers where an editor's normalisation could turn them into others (U+2126).
 #include "model/pre_tokenizer_patterns.h"
 
@@ -29,6 +32,10 @@ namespace {
 #define OFFSTAGE_WORDS(digits)                                                       \
   OFFSTAGE_CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|" digits "|" OFFSTAGE_SYMBOLS \
                        "[\\r\\n]*|" OFFSTAGE_LINES
+// Words by case, in the manner of o200k: shared by gpt-4o, tekken and kimi-k2.
+#define OFFSTAGE_CASED_WORDS(upper, lower, contraction)                                    \
+  "[^\\r\\n\\p{L}\\p{N}]?" upper "*" lower "+" contraction "|[^\\r\\n\\p{L}\\p{N}]?" upper \
+  "+" lower "*" contraction
 #define OFFSTAGE_UPPER "[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]"
 #define OFFSTAGE_LOWER "[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]"
 
@@ -77,39 +84,97 @@ constexpr std::string_view kDeepseekV3Stages[] = {
     OFFSTAGE_ASCII_SYMBOL
     "[A-Za-z]+|[^\\r\\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| "
     "?[\\p{P}\\p{S}]+[\\r\\n]*|" OFFSTAGE_LINES};
-constexpr std::string_view kGpt4oStages[] = {
-    "[^\\r\\n\\p{L}\\p{N}]?" OFFSTAGE_UPPER "*" OFFSTAGE_LOWER "+" OFFSTAGE_CONTRACTION
-    "?|[^\\r\\n\\p{L}\\p{N}]?" OFFSTAGE_UPPER "+" OFFSTAGE_LOWER "*" OFFSTAGE_CONTRACTION
-    "?|\\p{N}{1,3}|" OFFSTAGE_SYMBOLS "[\\r\\n/]*|" OFFSTAGE_LINES};
+constexpr std::string_view kGpt4oStages[] = {OFFSTAGE_CASED_WORDS(
+    OFFSTAGE_UPPER, OFFSTAGE_LOWER, OFFSTAGE_CONTRACTION "?") "|\\p{N}{1,3}|" OFFSTAGE_SYMBOLS
+                                                              "[\\r\\n/]*|" OFFSTAGE_LINES};
+constexpr std::string_view kTekkenStages[] = {OFFSTAGE_CASED_WORDS(
+    OFFSTAGE_UPPER, OFFSTAGE_LOWER, "") "|\\p{N}|" OFFSTAGE_SYMBOLS "[\\r\\n/]*|" OFFSTAGE_LINES};
+
+#define OFFSTAGE_HAN                                                                               \
+  "\\x{2e80}-\\x{2e99}\\x{2e9b}-\\x{2ef3}\\x{2f00}-\\x{2fd5}\\x{3005}\\x{3007}\\x{3021}-\\x{3029}" \
+  "\\x{3038}-\\x{303b}\\x{3400}-\\x{4dbf}\\x{4e00}-\\x{9fff}\\x{f900}-\\x{fa6d}\\x{fa70}-\\x{"     \
+  "fad9}"                                                                                          \
+  "\\x{16fe2}\\x{16fe3}\\x{16ff0}\\x{16ff1}\\x{20000}-\\x{2a6df}\\x{2a700}-\\x{2b739}"             \
+  "\\x{2b740}-\\x{2b81d}\\x{2b820}-\\x{2cea1}\\x{2ceb0}-\\x{2ebe0}\\x{2ebf0}-\\x{2ee5d}"           \
+  "\\x{2f800}-\\x{2fa1d}\\x{30000}-\\x{3134a}\\x{31350}-\\x{323af}"
+#define OFFSTAGE_NO_LETTER "\\p{N}\\p{P}\\p{S}\\p{Z}\\p{C}"
+#define OFFSTAGE_UPPER_NOT_HAN "[^\\p{Ll}" OFFSTAGE_NO_LETTER OFFSTAGE_HAN "]"
+#define OFFSTAGE_LOWER_NOT_HAN "[^\\p{Lu}\\p{Lt}" OFFSTAGE_NO_LETTER OFFSTAGE_HAN "]"
+constexpr std::string_view kKimiStages[] = {"[" OFFSTAGE_HAN "]+|" OFFSTAGE_CASED_WORDS(
+    OFFSTAGE_UPPER_NOT_HAN, OFFSTAGE_LOWER_NOT_HAN,
+    OFFSTAGE_CONTRACTION "?") "|\\p{N}{1,3}|" OFFSTAGE_SYMBOLS "[\\r\\n]*|" OFFSTAGE_LINES};
+constexpr std::string_view kQwen35Stages[] = {
+    OFFSTAGE_CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?[\\p{L}\\p{M}]+|\\p{N}| ?[^" OFFSTAGE_SPACE
+                         "\\p{L}\\p{M}\\p{N}]+[\\r\\n]*|" OFFSTAGE_LINES};
+constexpr std::string_view kFalconStages[] = {"[\\p{P}\\$\\+<=>\\^~\\|`]+", OFFSTAGE_GPT2,
+                                              "[0-9][0-9][0-9]"};
+constexpr std::string_view kBailingStages[] = {
+    "'(?i:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}| ?[^" OFFSTAGE_SPACE
+    "\\p{L}\\p{N}]++[\\r\\n]*|" OFFSTAGE_S "*[\\r\\n]|" OFFSTAGE_SPACES_LAST};
+constexpr std::string_view kSeedCoderStages[] = {
+    OFFSTAGE_CONTRACTION "|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^" OFFSTAGE_SPACE
+                         "\\p{L}\\p{N}\\r\\n]+|" OFFSTAGE_LINES};
+constexpr std::string_view kMiniCpm5Stages[] = {"\\p{N}{1,3}", OFFSTAGE_WORDS("\\p{N}+")};
 
 constexpr std::string_view kGpt2Names[] = {
-    "gpt-2",    "phi-2",   "olmo",    "mpt",        "gigachat",   "mellum",  "modern-bert",
-    "trillion", "jina-es", "jina-de", "jina-v2-es", "jina-v2-de", "a.x-4.0", "granite-docling"};
-constexpr std::string_view kStarcoderNames[] = {"starcoder", "refact", "command-r", "smollm",
-                                                "codeshell", "exaone", "minerva-7b"};
+    "gpt-2",    "phi-2",   "gigachat", "mellum",     "modern-bert", "exaone4", "jais",
+    "trillion", "jina-es", "jina-de",  "jina-v2-es", "jina-v2-de",  "a.x-4.0", "granite-docling"};
+constexpr std::string_view kOlmoNames[] = {"olmo", "mpt"};
+constexpr std::string_view kStarcoderNames[] = {"starcoder", "refact",     "smollm", "codeshell",
+                                                "exaone",    "minerva-7b", "mellum2"};
+constexpr std::string_view kCommandRNames[] = {"command-r"};
 constexpr std::string_view kDefaultNames[] = {"", "default"};
-constexpr std::string_view kLlama3Names[] = {"llama-bpe", "llama3",  "llama-v3", "falcon3",
-                                             "falcon-h1", "pixtral", "midm-2.0", "lfm2"};
+constexpr std::string_view kLlama3Names[] = {"llama-bpe", "llama3",    "llama-v3",
+                                             "falcon3",   "falcon-h1", "pixtral",
+                                             "midm-2.0",  "lfm2",      "jina-v5-nano"};
 constexpr std::string_view kDbrxNames[] = {"dbrx", "smaug-bpe", "glm4", "chatglm-bpe"};
-constexpr std::string_view kQwen2Names[] = {"qwen2",   "deepseek-r1-qwen", "stablelm2",
-                                            "hunyuan", "megrez",           "kormo",
-                                            "f2llmv2", "solar-open"};
+constexpr std::string_view kQwen2Names[] = {"qwen2"};
+constexpr std::string_view kStablelm2Names[] = {
+    "stablelm2", "deepseek-r1-qwen", "hunyuan", "megrez",
+    "kormo",     "f2llmv2",          "grok-2",  "solar-open"};
 constexpr std::string_view kDeepseekLlmNames[] = {"deepseek-llm"};
 constexpr std::string_view kDeepseekCoderNames[] = {"deepseek-coder"};
 constexpr std::string_view kDeepseekV3Names[] = {"deepseek-v3", "hunyuan-dense", "joyai-llm"};
-constexpr std::string_view kGpt4oNames[] = {"gpt-4o", "llama4", "kanana2", "minimax-m2"};
+constexpr std::string_view kGpt4oNames[] = {"gpt-4o", "llama4", "kanana2", "minimax-m2", "talkie"};
+constexpr std::string_view kTekkenNames[] = {"tekken"};
+constexpr std::string_view kKimiNames[] = {"kimi-k2"};
+constexpr std::string_view kQwen35Names[] = {"qwen35"};
+constexpr std::string_view kFalconNames[] = {"falcon"};
+constexpr std::string_view kBailingNames[] = {"bailingmoe", "bailingmoe2", "llada-moe"};
+constexpr std::string_view kSeedCoderNames[] = {"seed-coder"};
+constexpr std::string_view kMiniCpm5Names[] = {"minicpm5"};
 
+// Which of them compose is known from the `normalizer` entries of the same files; where the entry
+// isn't known here, text is taken as it is.
 constexpr PreTokenizerFamily kFamilies[] = {
-    {"gpt-2", kGpt2Names, kGpt2Stages, false, false},
-    {"starcoder", kStarcoderNames, kStarcoderStages, false, false},
-    {"default", kDefaultNames, kDefaultStages, false, false},
-    {"llama-bpe", kLlama3Names, kLlama3Stages, true, true},
-    {"dbrx", kDbrxNames, kLlama3Stages, false, false},
-    {"qwen2", kQwen2Names, kQwen2Stages, false, false},
-    {"deepseek-llm", kDeepseekLlmNames, kDeepseekLlmStages, false, false},
-    {"deepseek-coder", kDeepseekCoderNames, kDeepseekCoderStages, false, false},
-    {"deepseek-v3", kDeepseekV3Names, kDeepseekV3Stages, false, false},
-    {"gpt-4o", kGpt4oNames, kGpt4oStages, false, false},
+    {.name = "gpt-2", .names = kGpt2Names, .stages = kGpt2Stages},
+    {.name = "olmo", .names = kOlmoNames, .stages = kGpt2Stages, .composes = true},
+    {.name = "starcoder", .names = kStarcoderNames, .stages = kStarcoderStages},
+    {.name = "command-r", .names = kCommandRNames, .stages = kStarcoderStages, .composes = true},
+    {.name = "default", .names = kDefaultNames, .stages = kDefaultStages},
+    {.name = "llama-bpe",
+     .names = kLlama3Names,
+     .stages = kLlama3Stages,
+     .ignore_merges = true,
+     .add_bos = true},
+    {.name = "dbrx", .names = kDbrxNames, .stages = kLlama3Stages},
+    {.name = "qwen2", .names = kQwen2Names, .stages = kQwen2Stages, .composes = true},
+    {.name = "stablelm2", .names = kStablelm2Names, .stages = kQwen2Stages},
+    {.name = "qwen35", .names = kQwen35Names, .stages = kQwen35Stages, .composes = true},
+    {.name = "deepseek-llm", .names = kDeepseekLlmNames, .stages = kDeepseekLlmStages},
+    {.name = "deepseek-coder", .names = kDeepseekCoderNames, .stages = kDeepseekCoderStages},
+    {.name = "deepseek-v3", .names = kDeepseekV3Names, .stages = kDeepseekV3Stages},
+    {.name = "gpt-4o", .names = kGpt4oNames, .stages = kGpt4oStages},
+    {.name = "tekken",
+     .names = kTekkenNames,
+     .stages = kTekkenStages,
+     .ignore_merges = true,
+     .add_bos = true},
+    {.name = "kimi-k2", .names = kKimiNames, .stages = kKimiStages},
+    {.name = "falcon", .names = kFalconNames, .stages = kFalconStages},
+    {.name = "bailingmoe", .names = kBailingNames, .stages = kBailingStages},
+    {.name = "seed-coder", .names = kSeedCoderNames, .stages = kSeedCoderStages},
+    {.name = "minicpm5", .names = kMiniCpm5Names, .stages = kMiniCpm5Stages, .ignore_merges = true},
 };
 
 }  // namespace

@@ -14,8 +14,9 @@ struct PreTokenizerFamily {
   // PCRE2 patterns applied one after the other, each to every piece that the one before left,
   // matched or not. What a pattern doesn't match between two matches is a piece too.
   std::span<const std::string_view> stages;
-  bool ignore_merges;  // a word that is a token as a whole is taken without merging
-  bool add_bos;        // where tokenizer.ggml.add_bos_token is absent
+  bool ignore_merges = false;  // a word that is a token as a whole is taken without merging
+  bool add_bos = false;        // where tokenizer.ggml.add_bos_token is absent
+  bool composes = false;       // text is brought to Unicode's NFC before it is cut
 };
 
 // nullptr for a name nobody here knows. An empty name (the key is absent) means "default".
