@@ -11,6 +11,16 @@
 namespace offstage {
 namespace {
 
+// What a name that we refuse stands for, for the message.
+std::string_view algorithm_of(std::string_view model) {
+  if (model == "bert") return " (WordPiece)";
+  if (model == "t5") return " (Unigram)";
+  if (model == "rwkv") return " (greedy, RWKV's)";
+  if (model == "gemma4" || model == "whitespace") return " (BPE over characters)";
+  if (model == "no_vocab") return ": this file carries no vocabulary, which";
+  return "";
+}
+
 bool is_shown_as_special_only(int32_t type) {
   return type == kTokenControl || type == kTokenUnknown || type == kTokenUnused;
 }
@@ -25,7 +35,9 @@ Tokenizer::Tokenizer(VocabularyFacts facts) : facts_(std::move(facts)) {
   for (size_t i = 0; i < facts_.tokens.size(); ++i) {
     const int32_t type = facts_.token_types[i];
     if (facts_.tokens[i].empty()) continue;
-    if (type == kTokenUserDefined) user_defined->add(facts_.tokens[i], static_cast<TokenId>(i));
+    if (type == kTokenUserDefined && !is_turn_markup(facts_.tokens[i])) {
+      user_defined->add(facts_.tokens[i], static_cast<TokenId>(i));
+    }
     if (type == kTokenUserDefined || type == kTokenControl || type == kTokenUnknown) {
       all->add(facts_.tokens[i], static_cast<TokenId>(i));
     }
@@ -36,10 +48,11 @@ Tokenizer::Tokenizer(VocabularyFacts facts) : facts_(std::move(facts)) {
 
 Result<std::unique_ptr<Tokenizer>> Tokenizer::create(VocabularyFacts facts, Notices* notices) {
   if (facts.model != "gpt2" && facts.model != "llama") {
-    return make_error(ErrorCode::kUnsupported,
-                      "{}: key 'tokenizer.ggml.model': tokenizer '{}' is not supported; supported "
-                      "are gpt2, llama",
-                      facts.source, facts.model);
+    return make_error(
+        ErrorCode::kUnsupported,
+        "{}: key 'tokenizer.ggml.model': tokenizer '{}'{} is not supported; supported "
+        "are gpt2 (byte-level BPE), llama (SentencePiece BPE)",
+        facts.source, facts.model, algorithm_of(facts.model));
   }
   OFFSTAGE_TRY(const TokenIndex index, check_vocabulary(facts));
   OFFSTAGE_TRY_VOID(complete_facts(facts, index));
@@ -52,18 +65,32 @@ Result<std::unique_ptr<Tokenizer>> Tokenizer::create(VocabularyFacts facts, Noti
 }
 
 std::vector<TokenId> Tokenizer::encode(std::string_view text, EncodeOptions options) const {
+  const TextPart part{text, options.parse_special};
+  return encode_parts({&part, 1}, options.add_special);
+}
+
+std::vector<TokenId> Tokenizer::encode_parts(std::span<const TextPart> parts,
+                                             bool add_special) const {
   std::vector<TokenId> ids;
-  if (options.add_special && *facts_.add_bos) ids.push_back(static_cast<TokenId>(*facts_.bos));
-  const SpecialTokens& specials = options.parse_special ? *all_special_ : *user_defined_;
-  for (size_t at = 0; at < text.size();) {
-    const auto match = specials.find(text, at);
-    const size_t end = match ? match->begin : text.size();
-    if (end > at) encode_text(text.substr(at, end - at), ids);
-    if (!match) break;
-    ids.push_back(match->id);
-    at = match->end;
+  if (add_special && *facts_.add_bos) ids.push_back(static_cast<TokenId>(*facts_.bos));
+  std::string stretch;  // text since the last special token
+  const auto encode_stretch = [&] {
+    if (!stretch.empty()) encode_text(stretch, ids);
+    stretch.clear();
+  };
+  for (const TextPart& part : parts) {
+    const SpecialTokens& specials = part.is_markup ? *all_special_ : *user_defined_;
+    for (size_t at = 0; at < part.text.size();) {
+      const auto match = specials.find(part.text, at);
+      stretch += part.text.substr(at, match ? match->begin - at : std::string_view::npos);
+      if (!match) break;
+      encode_stretch();
+      ids.push_back(match->id);
+      at = match->end;
+    }
   }
-  if (options.add_special && *facts_.add_eos) ids.push_back(static_cast<TokenId>(*facts_.eos));
+  encode_stretch();
+  if (add_special && *facts_.add_eos) ids.push_back(static_cast<TokenId>(*facts_.eos));
   return ids;
 }
 

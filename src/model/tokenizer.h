@@ -6,13 +6,14 @@
 // thread may encode.
 //
 // Text is bytes, and is taken as it is: ill-formed UTF-8 is encoded byte by byte and comes back
-// unchanged, and nothing is normalised, not even where the model's own tokenizer composes
-// characters first (NFC: Qwen2, OLMo), because GGUF doesn't say so.
+// unchanged. Only where the family's own tokenizer composes characters first (NFC: Qwen2, OLMo),
+// text comes back composed.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -33,13 +34,19 @@ struct VocabularyFacts {
   std::vector<double> scores;        // "llama" only; may be empty otherwise
   std::vector<int32_t> token_types;  // 1 normal 2 unknown 3 control 4 user-defined 5 unused 6 byte
   std::vector<std::string> merges;   // "gpt2" only: "left right"
-  std::optional<uint32_t> bos, eos, eot, unknown, padding;
+  std::optional<uint32_t> bos, eos, eot, eom, unknown, padding;
   std::optional<bool> add_bos, add_eos, add_space_prefix;
 };
 
 struct EncodeOptions {
   bool add_special = false;    // BOS/EOS as the file says
   bool parse_special = false;  // text such as "<|im_start|>" becomes its one token
+};
+
+// A stretch of text for encode_parts().
+struct TextPart {
+  std::string_view text;
+  bool is_markup = false;  // its special tokens are read as such, as with parse_special
 };
 
 class SpecialTokens;
@@ -55,11 +62,16 @@ class Tokenizer {
   static Result<std::unique_ptr<Tokenizer>> create(VocabularyFacts facts,
                                                    Notices* notices = nullptr);
 
-  // User-defined tokens are found in the text in any case, control tokens if `parse_special`: at
-  // each position the longest, from the left. Cost beyond merging: the text's length times the
-  // longest special token's, at worst. Bytes that neither a token nor an unknown token stands for
-  // are left out (announced by create()).
+  // Control tokens are found in the text if `parse_special`, user-defined ones in any case (except
+  // those that mark messages, is_turn_markup()): at each position the longest, from the left. Cost
+  // beyond merging: the text's length times the longest special token's, at worst. Bytes that
+  // neither a token nor an unknown token stands for are left out (announced by create()).
   std::vector<TokenId> encode(std::string_view text, EncodeOptions options) const;
+
+  // Parts of one text, of which only some may hold special tokens: what a person wrote, between
+  // what a chat template put around it. Words form across the parts' borders as in one text;
+  // special tokens don't, so that no text from outside can make one.
+  std::vector<TokenId> encode_parts(std::span<const TextPart> parts, bool add_special) const;
 
   // The bytes of one token; a UTF-8 character may be split over several. Control, unknown and
   // unused tokens give their text only if `special`. Empty for an id outside the vocabulary.
@@ -72,7 +84,7 @@ class Tokenizer {
   // As given, with every default filled in (types, ids, flags) and without the merges, which are
   // 10 MB of text that nobody reads twice.
   const VocabularyFacts& facts() const { return facts_; }
-  // eos, eot, and tokens known by their text to end a turn ("<|im_end|>", "<|return|>" …).
+  // eos, eot, eom, and tokens known by their text to end a turn ("<|im_end|>", "<|return|>" …).
   bool is_end_of_generation(TokenId id) const;
 
  protected:

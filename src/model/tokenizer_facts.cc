@@ -92,6 +92,7 @@ constexpr SpecialId kSpecialIds[] = {
     {"tokenizer.ggml.bos_token_id", &VocabularyFacts::bos},
     {"tokenizer.ggml.eos_token_id", &VocabularyFacts::eos},
     {"tokenizer.ggml.eot_token_id", &VocabularyFacts::eot},
+    {"tokenizer.ggml.eom_token_id", &VocabularyFacts::eom},
     {"tokenizer.ggml.unknown_token_id", &VocabularyFacts::unknown},
     {"tokenizer.ggml.padding_token_id", &VocabularyFacts::padding},
 };
@@ -140,6 +141,11 @@ int hex_value(char c) {
 }
 
 }  // namespace
+
+bool is_turn_markup(std::string_view text) {
+  return text == "<|end|>" || std::find(std::begin(kAlwaysShown), std::end(kAlwaysShown), text) !=
+                                  std::end(kAlwaysShown);
+}
 
 int byte_token_value(std::string_view text) {
   if (text.size() != 6 || !text.starts_with("<0x") || text[5] != '>') return -1;
@@ -219,6 +225,7 @@ std::vector<TokenId> end_of_generation_ids(const VocabularyFacts& facts, const T
   }
   if (facts.eos) ids.push_back(static_cast<TokenId>(*facts.eos));
   if (facts.eot) ids.push_back(static_cast<TokenId>(*facts.eot));
+  if (facts.eom) ids.push_back(static_cast<TokenId>(*facts.eom));
   std::sort(ids.begin(), ids.end());
   ids.erase(std::unique(ids.begin(), ids.end()), ids.end());
   return ids;

@@ -33,6 +33,11 @@ Result<TokenIndex> check_vocabulary(const VocabularyFacts& facts);
 // and makes control tokens of those that end a turn. Error: add_bos or add_eos without the id.
 Status complete_facts(VocabularyFacts& facts, const TokenIndex& index);
 
+// True for tokens that begin, name and end messages in gpt-oss's format. Files differ in their type
+// and a reader of a raw reply has to see them, so they count as user-defined; but unlike others of
+// that type, they are never found in text that isn't markup.
+bool is_turn_markup(std::string_view text);
+
 // Ids that end a generation, ascending. `facts` are complete.
 std::vector<TokenId> end_of_generation_ids(const VocabularyFacts& facts, const TokenIndex& index);
 

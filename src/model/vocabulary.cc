@@ -61,6 +61,7 @@ Result<VocabularyFacts> vocabulary_from_gguf(const GgufModel& gguf) {
   OFFSTAGE_TRY(facts.bos, token_id(gguf, "tokenizer.ggml.bos_token_id"));
   OFFSTAGE_TRY(facts.eos, token_id(gguf, "tokenizer.ggml.eos_token_id"));
   OFFSTAGE_TRY(facts.eot, token_id(gguf, "tokenizer.ggml.eot_token_id"));
+  OFFSTAGE_TRY(facts.eom, token_id(gguf, "tokenizer.ggml.eom_token_id"));
   OFFSTAGE_TRY(facts.unknown, token_id(gguf, "tokenizer.ggml.unknown_token_id"));
   OFFSTAGE_TRY(facts.padding, token_id(gguf, "tokenizer.ggml.padding_token_id"));
   OFFSTAGE_TRY(facts.add_bos, gguf.find_bool("tokenizer.ggml.add_bos_token"));

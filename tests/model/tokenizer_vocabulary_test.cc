@@ -65,7 +65,7 @@ TEST(TokenizerVocabulary, EqualScoresMergeFromTheLeft) {
 TEST(TokenizerVocabulary, UnsupportedKindsAreNamedWithTheSupportedOnes) {
   auto facts = byte_pair_facts();
   facts.model = "bert";
-  expect_error(facts, ErrorCode::kUnsupported, {"bert", "gpt2, llama"});
+  expect_error(facts, ErrorCode::kUnsupported, {"'bert' (WordPiece)", "gpt2", "llama"});
   facts = byte_pair_facts();
   facts.pre = "klingon";
   expect_error(facts, ErrorCode::kUnsupported, {"klingon", "llama-bpe", "qwen2", "gpt-4o"});
