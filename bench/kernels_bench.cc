@@ -32,10 +32,13 @@ struct Shape {
 };
 constexpr Shape kShapes[] = {{768, 2048}, {2048, 768}, {2048, 2048}, {151936, 2048}};
 
-constexpr TensorType kTypes[] = {TensorType::kQ4_K,  TensorType::kQ6_K, TensorType::kQ8_0,
-                                 TensorType::kMXFP4, TensorType::kQ4_0, TensorType::kQ5_K,
-                                 TensorType::kQ5_0,  TensorType::kQ3_K, TensorType::kQ2_K,
-                                 TensorType::kF16,   TensorType::kBF16, TensorType::kF32};
+constexpr TensorType kTypes[] = {
+    TensorType::kQ4_K,   TensorType::kQ6_K,    TensorType::kQ8_0,    TensorType::kMXFP4,
+    TensorType::kQ4_0,   TensorType::kQ5_K,    TensorType::kQ5_0,    TensorType::kQ3_K,
+    TensorType::kQ2_K,   TensorType::kQ4_1,    TensorType::kQ5_1,    TensorType::kIQ4_NL,
+    TensorType::kIQ4_XS, TensorType::kIQ3_S,   TensorType::kIQ3_XXS, TensorType::kIQ2_S,
+    TensorType::kIQ2_XS, TensorType::kIQ2_XXS, TensorType::kIQ1_M,   TensorType::kIQ1_S,
+    TensorType::kF16,    TensorType::kBF16,    TensorType::kF32};
 
 double median(std::vector<double> values) {
   std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
@@ -91,6 +94,9 @@ void fill(TensorType type, std::byte* out, size_t bytes) {
       case TensorType::kQ2_K: set16(at + 80, 0x2400), set16(at + 82, 0x2000); break;
       case TensorType::kQ3_K: set16(at + 108, 0x2400); break;
       case TensorType::kQ6_K: set16(at + 208, 0x2000); break;
+      case TensorType::kIQ1_M: set16(at + 54, 0x2000); break;  // d's high nibble
+      case TensorType::kQ4_1:
+      case TensorType::kQ5_1:
       case TensorType::kQ4_K:
       case TensorType::kQ5_K: set16(at + 2, 0x2000); [[fallthrough]];
       default: set16(at, 0x2400);

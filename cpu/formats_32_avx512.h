@@ -80,50 +80,105 @@ OFFSTAGE_INLINE __m512i nibbles4(const std::byte* group) {
                                       _mm512_loadu_si512(group + 4 * kBytes - 64));
 }
 
+// Nibbles of a run, at the end of every block.
+template <typename Block>
+OFFSTAGE_INLINE void nibble_quants(const std::byte* run, __m512i* q) {
+  const __m512i mask = _mm512_set1_epi8(15);
+  for (int g = 0; g < 2; ++g) {
+    const __m512i nibbles =
+        nibbles4<sizeof(Block), sizeof(Block) - 16>(run + 4 * sizeof(Block) * g);
+    q[2 * g] = _mm512_and_si512(nibbles, mask);
+    q[2 * g + 1] = _mm512_and_si512(_mm512_srli_epi32(nibbles, 4), mask);
+  }
+}
+
+// The same, looked up in sixteen values plus an offset.
+template <typename Block>
+OFFSTAGE_INLINE void lookup_quants(const std::byte* run, const int8_t* values, int offset,
+                                   __m512i* q) {
+  const __m512i table =
+      _mm512_broadcast_i32x4(_mm_add_epi8(_mm_loadu_si128(reinterpret_cast<const __m128i*>(values)),
+                                          _mm_set1_epi8(static_cast<char>(offset))));
+  nibble_quants<Block>(run, q);
+  for (int i = 0; i < 4; ++i) q[i] = _mm512_shuffle_epi8(table, q[i]);
+}
+
+// Nibbles with fifth bits.
+template <typename Block>
+OFFSTAGE_INLINE void five_bit_quants(const std::byte* run, __m512i* q) {
+  const __m512i fifth = _mm512_set1_epi8(16);
+  const auto* block = reinterpret_cast<const Block*>(run);
+  nibble_quants<Block>(run, q);
+  for (int g = 0; g < 2; ++g) {
+    uint64_t low = 0, high = 0;  // fifth bits of elements 0–15 and 16–31 of the four blocks
+    for (int b = 0; b < 4; ++b) {
+      uint32_t bits;
+      std::memcpy(&bits, block[4 * g + b].qh, 4);
+      low |= static_cast<uint64_t>(bits & 0xffff) << (16 * b);
+      high |= static_cast<uint64_t>(bits >> 16) << (16 * b);
+    }
+    q[2 * g] = _mm512_mask_add_epi8(q[2 * g], _cvtu64_mask64(low), q[2 * g], fifth);
+    q[2 * g + 1] = _mm512_mask_add_epi8(q[2 * g + 1], _cvtu64_mask64(high), q[2 * g + 1], fifth);
+  }
+}
+
 struct FormatQ4_0 {
   using Block = BlockQ4_0;
+  static constexpr bool kMinima = false;
   static constexpr int kOffset = 8;
   static OFFSTAGE_INLINE void quants(const std::byte* run, __m512i* q) {
-    const __m512i mask = _mm512_set1_epi8(15);
-    for (int g = 0; g < 2; ++g) {
-      const __m512i nibbles = nibbles4<18, 2>(run + 72 * g);
-      q[2 * g] = _mm512_and_si512(nibbles, mask);
-      q[2 * g + 1] = _mm512_and_si512(_mm512_srli_epi32(nibbles, 4), mask);
-    }
+    nibble_quants<Block>(run, q);
   }
   static OFFSTAGE_INLINE __m512 scales2(const std::byte* row0, const std::byte* row1) {
     return f16_scales<2, 9>(row0, row1);
   }
 };
 
+struct FormatQ4_1 {
+  using Block = BlockQ4_1;
+  static constexpr bool kMinima = true;
+  static constexpr int kOffset = 0;
+  static OFFSTAGE_INLINE void quants(const std::byte* run, __m512i* q) {
+    nibble_quants<Block>(run, q);
+  }
+  static OFFSTAGE_INLINE __m512 scales2(const std::byte* row0, const std::byte* row1) {
+    return f16_scales<2, 10>(row0, row1);
+  }
+  static OFFSTAGE_INLINE __m512 minima2(const std::byte* row0, const std::byte* row1) {
+    return f16_scales<2, 10>(row0 + 2, row1 + 2);
+  }
+};
+
 struct FormatQ5_0 {
   using Block = BlockQ5_0;
+  static constexpr bool kMinima = false;
   static constexpr int kOffset = 16;
   static OFFSTAGE_INLINE void quants(const std::byte* run, __m512i* q) {
-    const __m512i mask = _mm512_set1_epi8(15), fifth = _mm512_set1_epi8(16);
-    const auto* block = reinterpret_cast<const BlockQ5_0*>(run);
-    for (int g = 0; g < 2; ++g) {
-      const __m512i nibbles = nibbles4<22, 6>(run + 88 * g);
-      uint64_t low = 0, high = 0;  // fifth bits of elements 0–15 and 16–31 of the four blocks
-      for (int b = 0; b < 4; ++b) {
-        uint32_t bits;
-        std::memcpy(&bits, block[4 * g + b].qh, 4);
-        low |= static_cast<uint64_t>(bits & 0xffff) << (16 * b);
-        high |= static_cast<uint64_t>(bits >> 16) << (16 * b);
-      }
-      const __m512i a = _mm512_and_si512(nibbles, mask);
-      const __m512i b = _mm512_and_si512(_mm512_srli_epi32(nibbles, 4), mask);
-      q[2 * g] = _mm512_mask_add_epi8(a, _cvtu64_mask64(low), a, fifth);
-      q[2 * g + 1] = _mm512_mask_add_epi8(b, _cvtu64_mask64(high), b, fifth);
-    }
+    five_bit_quants<Block>(run, q);
   }
   static OFFSTAGE_INLINE __m512 scales2(const std::byte* row0, const std::byte* row1) {
     return f16_scales<4, 11>(row0, row1);
   }
 };
 
+struct FormatQ5_1 {
+  using Block = BlockQ5_1;
+  static constexpr bool kMinima = true;
+  static constexpr int kOffset = 0;
+  static OFFSTAGE_INLINE void quants(const std::byte* run, __m512i* q) {
+    five_bit_quants<Block>(run, q);
+  }
+  static OFFSTAGE_INLINE __m512 scales2(const std::byte* row0, const std::byte* row1) {
+    return f16_scales<4, 12>(row0, row1);
+  }
+  static OFFSTAGE_INLINE __m512 minima2(const std::byte* row0, const std::byte* row1) {
+    return f16_scales<4, 12>(row0 + 2, row1 + 2);
+  }
+};
+
 struct FormatQ8_0 {
   using Block = BlockQ8_0;
+  static constexpr bool kMinima = false;
   static constexpr int kOffset = 128;
   static OFFSTAGE_INLINE void quants(const std::byte* run, __m512i* q) {
     const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80));
@@ -146,20 +201,24 @@ struct FormatQ8_0 {
   }
 };
 
+struct FormatIQ4_NL {
+  using Block = BlockIQ4_NL;
+  static constexpr bool kMinima = false;
+  static constexpr int kOffset = 128;
+  static OFFSTAGE_INLINE void quants(const std::byte* run, __m512i* q) {
+    lookup_quants<Block>(run, kIq4Values, kOffset, q);
+  }
+  static OFFSTAGE_INLINE __m512 scales2(const std::byte* row0, const std::byte* row1) {
+    return f16_scales<2, 9>(row0, row1);
+  }
+};
+
 struct FormatMXFP4 {
   using Block = BlockMXFP4;
+  static constexpr bool kMinima = false;
   static constexpr int kOffset = 12;
   static OFFSTAGE_INLINE void quants(const std::byte* run, __m512i* q) {
-    const __m512i mask = _mm512_set1_epi8(15);
-    // kMxfp4Values + 12
-    const __m512i values = _mm512_broadcast_i32x4(
-        _mm_setr_epi8(12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0));
-    for (int g = 0; g < 2; ++g) {
-      const __m512i nibbles = nibbles4<17, 1>(run + 68 * g);
-      q[2 * g] = _mm512_shuffle_epi8(values, _mm512_and_si512(nibbles, mask));
-      q[2 * g + 1] =
-          _mm512_shuffle_epi8(values, _mm512_and_si512(_mm512_srli_epi32(nibbles, 4), mask));
-    }
+    lookup_quants<Block>(run, kMxfp4Values, kOffset, q);
   }
   static OFFSTAGE_INLINE __m512 scales2(const std::byte* row0, const std::byte* row1) {
     alignas(64) static constexpr ScaleMap<2, 17, uint8_t, 64> kMap;

@@ -3,11 +3,13 @@
 //
 // Each format gives
 //   kMinima      isum and msum, else isum alone
-//   kOffset      what the unsigned form adds to w; Σ scale·Σa·kOffset is taken off again
+//   kOffset      what the unsigned form adds to w; Σ scale·Σa·kOffset is taken off again. 0 without
+//                minima: the form is signed
 //   kGroup       elements that share a scale
 //   kLargest     of the unsigned form, so that sums of products are known to fit 16 bits
 //   pair()       elements 64p … + 31 and 64p + 32 … + 63
 //   scales()     16 signed bytes each of scales and minima, one per 16 elements
+//   d(), kUnit   where the block has no plain d, or counts it in another unit
 #pragma once
 
 #include <immintrin.h>

@@ -3,11 +3,11 @@
 //
 // Each format gives
 //   kMinima       isum and msum, else isum alone
-//   kOffset       what the unsigned form adds to w; Σ scale·Σa·kOffset is taken off again
+//   kOffset       what the unsigned form adds to w; Σ scale·Σa·kOffset is taken off again. 128: two
+//                 products of unsigned bytes don't fit 16 bits
 //   kGroup        elements that share a scale
 //   quants()      q[i]: elements 64i … 64i + 63
-//   scales()      16 words, one per 16 elements
-//   minima()      16 words (kMinima formats)
+//   scales()      16 words each of scales and minima (kMinima formats), one per 16 elements
 //   d4()          d and dmin of four rows
 #pragma once
 

@@ -23,8 +23,8 @@ std::string_view isa_name(Isa isa);  // "scalar", "avx2", "avx512": as OFFSTAGE_
 // What a weight format wants its activations as.
 enum class ActivationFormat {
   kF32,     // F32, F16, BF16 weights: floats as they are
-  kQ8_32,   // Q8_0, Q4_0, Q5_0, MXFP4: int8 with a float scale per 32
-  kQ8_256,  // K-quants: int8 with a float scale per 256, and sums per 16
+  kQ8_32,   // 32-element blocks (Q8_0, Q4_0, MXFP4 …): int8 with a float scale per 32
+  kQ8_256,  // 256-element blocks (K-quants, most IQ): int8, a float scale per 256, sums per 16
 };
 ActivationFormat activation_format(TensorType weights);
 uint64_t activation_row_bytes(ActivationFormat format, uint32_t k);  // multiple of 64

@@ -90,13 +90,19 @@ OFFSTAGE_INLINE void row_blocks(const std::byte* at, const ActivationRun32* cons
     }
   }
   const __m256 d = Format::scales(at);
+  __m256 m = d;
+  if constexpr (Format::kMinima) m = Format::minima(at);
   for (int t = 0; t < kTokens; ++t) {
     __m256i sums = _mm256_hadd_epi32(_mm256_hadd_epi32(z[0][0][t], z[1][0][t]),
                                      _mm256_hadd_epi32(z[0][1][t], z[1][1][t]));
     if constexpr (Format::kOffset != 0)
       sums = _mm256_sub_epi32(
           sums, _mm256_mullo_epi32(load_aligned(x[t]->sum), _mm256_set1_epi32(Format::kOffset)));
-    f[t] = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_mul_ps(d, _mm256_load_ps(x[t]->d)));
+    const __m256 d_a = _mm256_load_ps(x[t]->d);
+    f[t] = _mm256_mul_ps(_mm256_cvtepi32_ps(sums), _mm256_mul_ps(d, d_a));
+    if constexpr (Format::kMinima)
+      f[t] =
+          _mm256_fmadd_ps(m, _mm256_mul_ps(_mm256_cvtepi32_ps(load_aligned(x[t]->sum)), d_a), f[t]);
   }
 }
 
@@ -148,11 +154,12 @@ void dot_rows(const Problem& p, const std::byte* const* row, uint32_t n, uint32_
 struct Tile {
   __m256i w[64];  // w[16·(2g + h) + 4b + i]: bytes 4i … 4i + 3 of half h of block 4g + b
   __m256 d[8];    // per block, in kRunBlockOrder
+  __m256 m[8];    // the same, of formats with minima
 };
 
 template <typename Format>
 void fill_tile(const std::byte* const* at, Tile* tile) {
-  __m256i d[8];
+  __m256i d[8], m[8];
   for (int r = 0; r < 8; ++r) {
     for (int g = 0; g < 2; ++g) {
       for (int c = 0; c < 2; ++c)
@@ -160,10 +167,14 @@ void fill_tile(const std::byte* const* at, Tile* tile) {
                      &tile->w[32 * g + 16 + 8 * c + r]);
     }
     d[r] = _mm256_castps_si256(Format::scales(at[r]));
+    if constexpr (Format::kMinima) m[r] = _mm256_castps_si256(Format::minima(at[r]));
   }
   for (int i = 0; i < 8; ++i) transpose8(tile->w + 8 * i);
   transpose8(d);
   for (int i = 0; i < 8; ++i) tile->d[i] = _mm256_castsi256_ps(d[i]);
+  if constexpr (!Format::kMinima) return;
+  transpose8(m);
+  for (int i = 0; i < 8; ++i) tile->m[i] = _mm256_castsi256_ps(m[i]);
 }
 
 // f of one block for kTokens tokens.
@@ -187,8 +198,12 @@ OFFSTAGE_INLINE void tile_block(const Tile& tile, const ActivationRun32* const* 
     if constexpr (Format::kOffset != 0)
       sum[t] = _mm256_sub_epi32(sum[t], _mm256_mullo_epi32(broadcast4(&x[t]->sum[position]),
                                                            _mm256_set1_epi32(Format::kOffset)));
-    f[t] = _mm256_mul_ps(_mm256_cvtepi32_ps(sum[t]),
-                         _mm256_mul_ps(tile.d[position], _mm256_set1_ps(x[t]->d[position])));
+    const __m256 d_a = _mm256_set1_ps(x[t]->d[position]);
+    f[t] = _mm256_mul_ps(_mm256_cvtepi32_ps(sum[t]), _mm256_mul_ps(tile.d[position], d_a));
+    if constexpr (Format::kMinima)
+      f[t] = _mm256_fmadd_ps(
+          tile.m[position],
+          _mm256_mul_ps(_mm256_cvtepi32_ps(broadcast4(&x[t]->sum[position])), d_a), f[t]);
   }
 }
 
@@ -288,6 +303,12 @@ void matmul_32_avx2(const MatmulArgs& args) {
       return matmul_format<FormatQ8_0>(p, args.row_begin, args.row_end, args.n_tokens);
     case TensorType::kQ4_0:
       return matmul_format<FormatQ4_0>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kQ4_1:
+      return matmul_format<FormatQ4_1>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kQ5_1:
+      return matmul_format<FormatQ5_1>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kIQ4_NL:
+      return matmul_format<FormatIQ4_NL>(p, args.row_begin, args.row_end, args.n_tokens);
     case TensorType::kQ5_0:
       return matmul_format<FormatQ5_0>(p, args.row_begin, args.row_end, args.n_tokens);
     case TensorType::kMXFP4:

@@ -107,13 +107,18 @@ OFFSTAGE_INLINE void dot4_run(const std::byte* const* at, const ActivationRun32*
       }
     }
     const __m512 d = Format::scales2(at[2 * pair], at[2 * pair + 1]);
+    __m512 m = d;
+    if constexpr (Format::kMinima) m = Format::minima2(at[2 * pair], at[2 * pair + 1]);
     for (int t = 0; t < kTokens; ++t) {
-      const __m512i offsets =
-          _mm512_mullo_epi32(spread8(x[t]->sum), _mm512_set1_epi32(Format::kOffset));
-      const __m512i sums =
-          _mm512_sub_epi32(sum_pair(z[0][0][t], z[0][1][t], z[1][0][t], z[1][1][t]), offsets);
-      const __m512 scale = _mm512_mul_ps(d, _mm512_castsi512_ps(spread8(x[t]->d)));
-      f[pair][t] = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), scale);
+      const __m512i sum_a = spread8(x[t]->sum);
+      const __m512 d_a = _mm512_castsi512_ps(spread8(x[t]->d));
+      __m512i sums = sum_pair(z[0][0][t], z[0][1][t], z[1][0][t], z[1][1][t]);
+      if constexpr (Format::kOffset != 0)
+        sums =
+            _mm512_sub_epi32(sums, _mm512_mullo_epi32(sum_a, _mm512_set1_epi32(Format::kOffset)));
+      f[pair][t] = _mm512_mul_ps(_mm512_cvtepi32_ps(sums), _mm512_mul_ps(d, d_a));
+      if constexpr (Format::kMinima)
+        f[pair][t] = _mm512_fmadd_ps(m, _mm512_mul_ps(_mm512_cvtepi32_ps(sum_a), d_a), f[pair][t]);
     }
   }
   for (int t = 0; t < kTokens; ++t) acc[t] = _mm_add_ps(acc[t], tree4(f[0][t], f[1][t]));
@@ -154,6 +159,7 @@ void dot_rows(const Problem& p, const std::byte* const* row, uint32_t n, uint32_
 struct Tile {
   __m512i w[64];  // w[16·(2g + h) + 4b + i]: bytes 4i … 4i + 3 of half h of block 4g + b
   __m512 d[8];    // per block, in kRunBlockOrder
+  __m512 m[8];    // the same, of formats with minima
 };
 
 template <typename Format>
@@ -169,6 +175,8 @@ void fill_tile(const std::byte* const* at, Tile* tile) {
   for (int r = 0; r < 8; ++r) {
     pairs[r] = _mm512_castps_si512(Format::scales2(at[r], at[r + 8]));
     pairs[8 + r] = _mm512_setzero_si512();
+    if constexpr (Format::kMinima)
+      pairs[8 + r] = _mm512_castps_si512(Format::minima2(at[r], at[r + 8]));
   }
   transpose16(pairs);
   for (int position = 0; position < 8; ++position) {
@@ -176,6 +184,8 @@ void fill_tile(const std::byte* const* at, Tile* tile) {
     const int source = 4 * (block % 4) + block / 4;
     tile->d[position] = _mm512_castsi512_ps(
         _mm512_inserti64x4(pairs[source], _mm512_castsi512_si256(pairs[source + 2]), 1));
+    tile->m[position] =
+        _mm512_castsi512_ps(_mm512_shuffle_i64x2(pairs[source], pairs[source + 2], 0xee));
   }
 }
 
@@ -185,13 +195,21 @@ OFFSTAGE_INLINE __m512i broadcast4(const void* p) {
   return _mm512_set1_epi32(value);
 }
 
+// What the tokens' block sums are worth: −Σa · kOffset, or F(Σa) · d_a for the minima.
+template <int kTokens>
+struct BlockSums {
+  alignas(32) int32_t offset[kTokens][8];
+  alignas(32) float scaled[kTokens][8];
+};
+
 // f of one block for kTokens tokens.
 template <typename Format, int kTokens>
 OFFSTAGE_INLINE void tile_block(const Tile& tile, const ActivationRun32* const* x,
-                                const int32_t (*offsets)[8], int position, __m512* f) {
+                                const BlockSums<kTokens>& sums, int position, __m512* f) {
   const int block = kRunBlockOrder[position];
   __m512i sum[kTokens];
-  for (int t = 0; t < kTokens; ++t) sum[t] = broadcast4(&offsets[t][position]);
+  for (int t = 0; t < kTokens; ++t)
+    sum[t] = Format::kOffset != 0 ? broadcast4(&sums.offset[t][position]) : _mm512_setzero_si512();
   for (int h = 0; h < 2; ++h) {
     for (int i = 0; i < 4; ++i) {
       const int k4 = 16 * (2 * (block / 4) + h) + 4 * (block % 4) + i;
@@ -199,33 +217,40 @@ OFFSTAGE_INLINE void tile_block(const Tile& tile, const ActivationRun32* const* 
         sum[t] = _mm512_dpbusd_epi32(sum[t], tile.w[k4], broadcast4(x[t]->q + 4 * k4));
     }
   }
-  for (int t = 0; t < kTokens; ++t)
+  for (int t = 0; t < kTokens; ++t) {
     f[t] = _mm512_mul_ps(_mm512_cvtepi32_ps(sum[t]),
                          _mm512_mul_ps(tile.d[position], _mm512_set1_ps(x[t]->d[position])));
+    if constexpr (Format::kMinima)
+      f[t] = _mm512_fmadd_ps(tile.m[position], _mm512_set1_ps(sums.scaled[t][position]), f[t]);
+  }
 }
 
 template <typename Format, int kTokens>
 OFFSTAGE_INLINE void tile_pair(const Tile& tile, const ActivationRun32* const* x,
-                               const int32_t (*offsets)[8], int position, __m512* f) {
+                               const BlockSums<kTokens>& sums, int position, __m512* f) {
   __m512 second[kTokens];
-  tile_block<Format, kTokens>(tile, x, offsets, position, f);
-  tile_block<Format, kTokens>(tile, x, offsets, position + 1, second);
+  tile_block<Format, kTokens>(tile, x, sums, position, f);
+  tile_block<Format, kTokens>(tile, x, sums, position + 1, second);
   for (int t = 0; t < kTokens; ++t) f[t] = _mm512_add_ps(f[t], second[t]);
 }
 
 template <typename Format, int kTokens>
 OFFSTAGE_INLINE void tile_tokens(const Tile& tile, const ActivationRun32* const* x, __m512* acc) {
-  alignas(32) int32_t offsets[kTokens][8];
-  for (int t = 0; t < kTokens; ++t)
-    _mm256_store_si256(
-        reinterpret_cast<__m256i*>(offsets[t]),
-        _mm256_mullo_epi32(_mm256_load_si256(reinterpret_cast<const __m256i*>(x[t]->sum)),
-                           _mm256_set1_epi32(-Format::kOffset)));
+  BlockSums<kTokens> sums;
+  for (int t = 0; t < kTokens; ++t) {
+    const __m256i sum_a = _mm256_load_si256(reinterpret_cast<const __m256i*>(x[t]->sum));
+    if constexpr (Format::kOffset != 0)
+      _mm256_store_si256(reinterpret_cast<__m256i*>(sums.offset[t]),
+                         _mm256_mullo_epi32(sum_a, _mm256_set1_epi32(-Format::kOffset)));
+    if constexpr (Format::kMinima)
+      _mm256_store_ps(sums.scaled[t],
+                      _mm256_mul_ps(_mm256_cvtepi32_ps(sum_a), _mm256_load_ps(x[t]->d)));
+  }
   __m512 low[kTokens], high[kTokens];
   for (int half = 0; half < 2; ++half) {
     __m512 second[kTokens];
-    tile_pair<Format, kTokens>(tile, x, offsets, 4 * half, high);
-    tile_pair<Format, kTokens>(tile, x, offsets, 4 * half + 2, second);
+    tile_pair<Format, kTokens>(tile, x, sums, 4 * half, high);
+    tile_pair<Format, kTokens>(tile, x, sums, 4 * half + 2, second);
     for (int t = 0; t < kTokens; ++t) {
       high[t] = _mm512_add_ps(high[t], second[t]);
       if (half == 0) low[t] = high[t];
@@ -307,6 +332,12 @@ void matmul_32_avx512(const MatmulArgs& args) {
       return matmul_format<FormatQ8_0>(p, args.row_begin, args.row_end, args.n_tokens);
     case TensorType::kQ4_0:
       return matmul_format<FormatQ4_0>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kQ4_1:
+      return matmul_format<FormatQ4_1>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kQ5_1:
+      return matmul_format<FormatQ5_1>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kIQ4_NL:
+      return matmul_format<FormatIQ4_NL>(p, args.row_begin, args.row_end, args.n_tokens);
     case TensorType::kQ5_0:
       return matmul_format<FormatQ5_0>(p, args.row_begin, args.row_end, args.n_tokens);
     case TensorType::kMXFP4:

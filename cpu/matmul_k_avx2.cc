@@ -5,6 +5,7 @@
 #include "cpu/activations.h"
 #include "cpu/avx2.h"
 #include "cpu/float16.h"
+#include "cpu/formats_iq_avx2.h"
 #include "cpu/formats_k_avx2.h"
 #include "cpu/lanes_avx2.h"
 #include "cpu/scalar.h"
@@ -55,12 +56,36 @@ OFFSTAGE_INLINE __m128 minima4(const Block* const* b) {
   return _mm_cvtph_ps(halves);
 }
 
-template <typename Block>
-OFFSTAGE_INLINE __m128 scales4(const Block* const* b) {
-  const __m128i halves =
-      _mm_setr_epi16(static_cast<short>(b[0]->d), static_cast<short>(b[1]->d),
-                     static_cast<short>(b[2]->d), static_cast<short>(b[3]->d), 0, 0, 0, 0);
-  return _mm_cvtph_ps(halves);
+// A superblock's d as f16 bits, and its unit.
+template <typename Format>
+OFFSTAGE_INLINE uint16_t d_of(const typename Format::Block* b) {
+  if constexpr (requires { Format::d(b); })
+    return Format::d(b);
+  else
+    return b->d;
+}
+
+template <typename Format>
+constexpr float unit_of() {
+  if constexpr (requires { Format::kUnit; })
+    return Format::kUnit;
+  else
+    return 1;
+}
+
+template <typename Format>
+OFFSTAGE_INLINE __m128 scales4(const typename Format::Block* const* b) {
+  const auto d = [&](int i) { return static_cast<short>(d_of<Format>(b[i])); };
+  const __m128 value = _mm_cvtph_ps(_mm_setr_epi16(d(0), d(1), d(2), d(3), 0, 0, 0, 0));
+  return unit_of<Format>() == 1 ? value : _mm_mul_ps(value, _mm_set1_ps(unit_of<Format>()));
+}
+
+// Sums of byte products within words.
+template <typename Format>
+OFFSTAGE_INLINE __m256i products(__m256i w, __m256i a) {
+  if constexpr (!Format::kMinima && Format::kOffset == 0)
+    return _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
+  return _mm256_maddubs_epi16(w, a);
 }
 
 // Integer sums of one row's run: isum's partial sums, and those of msum (or of the offset).
@@ -89,8 +114,7 @@ OFFSTAGE_INLINE void row_sums(const typename Format::Block* block, const Activat
           words, _mm256_set1_epi16(static_cast<short>(2 * word | (2 * word + 1) << 8)));
       for (int t = 0; t < kTokens; ++t) {
         const __m256i a = _mm256_load_si256(reinterpret_cast<const __m256i*>(x[t]->q + 32 * word));
-        isum[t] =
-            _mm256_add_epi32(isum[t], _mm256_madd_epi16(_mm256_maddubs_epi16(q[i], a), spread));
+        isum[t] = _mm256_add_epi32(isum[t], _mm256_madd_epi16(products<Format>(q[i], a), spread));
       }
     }
   }
@@ -116,9 +140,9 @@ void dot_rows(const Problem& p, const std::byte* const* row, uint32_t n, uint32_
     for (int t = 0; t < kTokens; ++t) {
       __m128i i4 = sum4(isum[0][t], isum[1][t], isum[2][t], isum[3][t]);
       const __m128i m4 = sum4(msum[0][t], msum[1][t], msum[2][t], msum[3][t]);
-      if constexpr (!Format::kMinima)
+      if constexpr (!Format::kMinima && Format::kOffset != 0)
         i4 = _mm_sub_epi32(i4, _mm_slli_epi32(m4, __builtin_ctz(Format::kOffset)));
-      __m128 value = _mm_mul_ps(scales4(block), _mm_cvtepi32_ps(i4));
+      __m128 value = _mm_mul_ps(scales4<Format>(block), _mm_cvtepi32_ps(i4));
       if constexpr (Format::kMinima)
         value = _mm_fnmadd_ps(minima4(block), _mm_cvtepi32_ps(m4), value);
       acc[t] = _mm_fmadd_ps(_mm_set1_ps(x[t]->d), value, acc[t]);
@@ -158,7 +182,7 @@ void fill_tile(const std::byte* const* row, uint32_t run, Tile* tile) {
     low[r] = _mm256_unpacklo_epi16(words, words);   // groups 0–3, 8–11
     high[r] = _mm256_unpackhi_epi16(words, words);  // groups 4–7, 12–15
     tile->min[r] = _mm256_cvtepi8_epi16(min);
-    d[r] = float_of_f16(block->d);
+    d[r] = unit_of<Format>() * float_of_f16(d_of<Format>(block));
     if constexpr (Format::kMinima) dmin[r] = float_of_f16(block->dmin);
   }
   for (int i = 0; i < 8; ++i) transpose8(tile->w + 8 * i);
@@ -180,7 +204,7 @@ OFFSTAGE_INLINE void tile_tokens(const Tile& tile, const ActivationRun256* const
   // Products whose sum still fits 16 bits.
   constexpr int kFit = 32767 / (Format::kLargest * 127 * 2);
   constexpr int kGroupSteps = Format::kGroup / 4;
-  constexpr int kSteps = kFit >= kGroupSteps ? kGroupSteps : kFit >= 4 ? 4 : 2;
+  constexpr int kSteps = kFit >= kGroupSteps ? kGroupSteps : kFit >= 4 ? 4 : kFit >= 2 ? 2 : 1;
   __m256i isum[kTokens];
   for (int t = 0; t < kTokens; ++t) isum[t] = _mm256_setzero_si256();
   for (int k4 = 0; k4 < 64; k4 += kSteps) {
@@ -189,7 +213,7 @@ OFFSTAGE_INLINE void tile_tokens(const Tile& tile, const ActivationRun256* const
     for (int i = 0; i < kSteps; ++i) {
       const __m256i w = tile.w[k4 + i];
       for (int t = 0; t < kTokens; ++t) {
-        const __m256i product = _mm256_maddubs_epi16(w, broadcast4(x[t]->q + 4 * (k4 + i)));
+        const __m256i product = products<Format>(w, broadcast4(x[t]->q + 4 * (k4 + i)));
         sum[t] = i == 0 ? product : _mm256_add_epi16(sum[t], product);
       }
     }
@@ -202,7 +226,7 @@ OFFSTAGE_INLINE void tile_tokens(const Tile& tile, const ActivationRun256* const
     for (int j = 0; j < 8; ++j)
       msum =
           _mm256_add_epi32(msum, _mm256_madd_epi16(tile.min[j], broadcast4(x[t]->sum16 + 2 * j)));
-    if constexpr (!Format::kMinima)
+    if constexpr (!Format::kMinima && Format::kOffset != 0)
       isum[t] = _mm256_sub_epi32(isum[t], _mm256_slli_epi32(msum, __builtin_ctz(Format::kOffset)));
     __m256 value = _mm256_mul_ps(tile.d, _mm256_cvtepi32_ps(isum[t]));
     if constexpr (Format::kMinima)
@@ -285,6 +309,22 @@ void matmul_k_avx2(const MatmulArgs& args) {
       return matmul_format<FormatQ5_K>(p, args.row_begin, args.row_end, args.n_tokens);
     case TensorType::kQ6_K:
       return matmul_format<FormatQ6_K>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kIQ4_XS:
+      return matmul_format<FormatIQ4_XS>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kIQ3_S:
+      return matmul_format<FormatIQ3_S>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kIQ3_XXS:
+      return matmul_format<FormatIQ3_XXS>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kIQ2_S:
+      return matmul_format<FormatIQ2_S>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kIQ2_XS:
+      return matmul_format<FormatIQ2_XS>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kIQ2_XXS:
+      return matmul_format<FormatIQ2_XXS>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kIQ1_M:
+      return matmul_format<FormatIQ1_M>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kIQ1_S:
+      return matmul_format<FormatIQ1_S>(p, args.row_begin, args.row_end, args.n_tokens);
     default: return;
   }
 }

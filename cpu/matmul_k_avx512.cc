@@ -4,6 +4,7 @@
 
 #include "cpu/activations.h"
 #include "cpu/avx512.h"
+#include "cpu/formats_iq_avx512.h"
 #include "cpu/formats_k_avx512.h"
 #include "cpu/lanes_avx512.h"
 #include "cpu/scalar.h"
@@ -73,6 +74,17 @@ OFFSTAGE_INLINE void spread_scales(__m256i scale, __m512i* spread) {
         _mm512_add_epi16(group, _mm512_set1_epi16(static_cast<short>(4 * i))), words);
 }
 
+// Sums of two products within words. Bytes that are too large for that are made signed again; then
+// the sum has no offset.
+template <typename Format>
+OFFSTAGE_INLINE __m512i products(__m512i q, __m512i a) {
+  if constexpr (Format::kOffset != 128) return _mm512_maddubs_epi16(q, a);
+  const __m512i w = _mm512_xor_si512(q, bytes512(128));
+  const __m512i signed_a =
+      _mm512_mask_sub_epi8(a, _mm512_movepi8_mask(w), _mm512_setzero_si512(), a);
+  return _mm512_maddubs_epi16(_mm512_abs_epi8(w), signed_a);
+}
+
 // Rows `row[0…3]`, tokens first … first + kTokens − 1; lane r of the result is row r.
 template <typename Format, int kTokens>
 OFFSTAGE_INLINE void dot4(const Problem& p, const std::byte* const* row, uint32_t first,
@@ -102,8 +114,8 @@ OFFSTAGE_INLINE void dot4(const Problem& p, const std::byte* const* row, uint32_
         msum[r][t] = _mm256_madd_epi16(Format::kMinima ? min : scale, sums);
         __m512i sum = _mm512_setzero_si512();
         for (int i = 0; i < 4; ++i)
-          sum = _mm512_dpwssd_epi32(
-              sum, _mm512_maddubs_epi16(q[i], _mm512_load_si512(a.q + 64 * i)), spread[i]);
+          sum = _mm512_dpwssd_epi32(sum, products<Format>(q[i], _mm512_load_si512(a.q + 64 * i)),
+                                    spread[i]);
         isum[r][t] = sum;
       }
     }
@@ -112,7 +124,7 @@ OFFSTAGE_INLINE void dot4(const Problem& p, const std::byte* const* row, uint32_
     for (int t = 0; t < kTokens; ++t) {
       __m128i i4 = sum4(isum[0][t], isum[1][t], isum[2][t], isum[3][t]);
       const __m128i m4 = sum4(msum[0][t], msum[1][t], msum[2][t], msum[3][t]);
-      if constexpr (!Format::kMinima)
+      if constexpr (!Format::kMinima && Format::kOffset != 128)
         i4 = _mm_sub_epi32(i4, _mm_slli_epi32(m4, __builtin_ctz(Format::kOffset)));
       __m128 value = _mm_mul_ps(d, _mm_cvtepi32_ps(i4));
       if constexpr (Format::kMinima) value = _mm_fnmadd_ps(dmin, _mm_cvtepi32_ps(m4), value);
@@ -293,6 +305,22 @@ void matmul_k_avx512(const MatmulArgs& args) {
       return matmul_format<FormatQ5_K>(p, args.row_begin, args.row_end, args.n_tokens);
     case TensorType::kQ6_K:
       return matmul_format<FormatQ6_K>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kIQ4_XS:
+      return matmul_format<FormatIQ4_XS>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kIQ3_S:
+      return matmul_format<FormatIQ3_S>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kIQ3_XXS:
+      return matmul_format<FormatIQ3_XXS>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kIQ2_S:
+      return matmul_format<FormatIQ2_S>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kIQ2_XS:
+      return matmul_format<FormatIQ2_XS>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kIQ2_XXS:
+      return matmul_format<FormatIQ2_XXS>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kIQ1_M:
+      return matmul_format<FormatIQ1_M>(p, args.row_begin, args.row_end, args.n_tokens);
+    case TensorType::kIQ1_S:
+      return matmul_format<FormatIQ1_S>(p, args.row_begin, args.row_end, args.n_tokens);
     default: return;
   }
 }

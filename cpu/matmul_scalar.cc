@@ -34,7 +34,7 @@ float dot_unquantised(TensorType type, const std::byte* row, const float* x, uin
   return acc;
 }
 
-float add_run32(float acc, const WeightRun& weights, const ActivationRun32& a) {
+float add_run32(float acc, const WeightRun& weights, const ActivationRun32& a, bool minima) {
   float f[8];  // in kRunBlockOrder
   for (int position = 0; position < 8; ++position) {
     const int block = kRunBlockOrder[position];
@@ -43,6 +43,9 @@ float add_run32(float acc, const WeightRun& weights, const ActivationRun32& a) {
     for (int i = 0; i < 32; ++i)
       sum += weights.q[32 * block + i] * a.q[((2 * group + i / 16) * 4 + lane) * 16 + i % 16];
     f[position] = static_cast<float>(sum) * (weights.d_block[block] * a.d[position]);
+    if (minima)
+      f[position] = __builtin_fmaf(
+          weights.m_block[block], static_cast<float>(a.sum[position]) * a.d[position], f[position]);
   }
   // In kRunBlockOrder the tree is neighbours first.
   return acc + (((f[0] + f[1]) + (f[2] + f[3])) + ((f[4] + f[5]) + (f[6] + f[7])));
@@ -64,6 +67,7 @@ float add_run256(float acc, const WeightRun& weights, const ActivationRun256& a,
 void matmul_row_quantised(const MatmulArgs& args, const std::byte* row, uint64_t x_bytes,
                           float* out) {
   const bool blocks32 = activation_format(args.type) == ActivationFormat::kQ8_32;
+  const bool minima = has_minima(args.type);
   const uint32_t n_runs = (args.k + kRunElements - 1) / kRunElements;
   for (uint32_t t = 0; t < args.n_tokens; ++t) out[size_t{t} * args.out_stride] = 0.0f;
   for (uint32_t run = 0; run < n_runs; ++run) {
@@ -73,9 +77,10 @@ void matmul_row_quantised(const MatmulArgs& args, const std::byte* row, uint64_t
       const uint32_t x_row = args.token_rows ? args.token_rows[t] : t;
       const std::byte* x = args.activations + x_bytes * x_row;
       float& acc = out[size_t{t} * args.out_stride];
-      acc = blocks32 ? add_run32(acc, weights, reinterpret_cast<const ActivationRun32*>(x)[run])
-                     : add_run256(acc, weights, reinterpret_cast<const ActivationRun256*>(x)[run],
-                                  has_minima(args.type));
+      acc =
+          blocks32
+              ? add_run32(acc, weights, reinterpret_cast<const ActivationRun32*>(x)[run], minima)
+              : add_run256(acc, weights, reinterpret_cast<const ActivationRun256*>(x)[run], minima);
     }
   }
 }
@@ -113,7 +118,8 @@ void dequantise_scalar(TensorType type, const std::byte* row, uint32_t k, float*
     for (uint32_t i = 0; i < std::min(kRunElements, k - begin); ++i) {
       const float q = run.q[i];
       if (blocks32) {
-        out[begin + i] = run.d_block[i / 32] * q;
+        const float value = run.d_block[i / 32] * q;
+        out[begin + i] = minima ? value + run.m_block[i / 32] : value;
         continue;
       }
       const float value = (run.d * static_cast<float>(run.scale[i / 16])) * q;

@@ -27,8 +27,15 @@ class T(IntEnum):
     Q4_K = 12
     Q5_K = 13
     Q6_K = 14
+    IQ2_XXS = 16
+    IQ2_XS = 17
+    IQ3_XXS = 18
+    IQ1_S = 19
     IQ4_NL = 20
+    IQ3_S = 21
+    IQ2_S = 22
     IQ4_XS = 23
+    IQ1_M = 29
     BF16 = 30
     MXFP4 = 39
 
@@ -51,6 +58,13 @@ BLOCK = {
     T.MXFP4: (32, 17),
     T.IQ4_NL: (32, 18),
     T.IQ4_XS: (256, 136),
+    T.IQ3_S: (256, 110),
+    T.IQ3_XXS: (256, 98),
+    T.IQ2_S: (256, 82),
+    T.IQ2_XS: (256, 74),
+    T.IQ2_XXS: (256, 66),
+    T.IQ1_M: (256, 56),
+    T.IQ1_S: (256, 50),
 }
 SUPPORTED = list(BLOCK)
 
@@ -60,6 +74,17 @@ IQ4_VALUES = np.array(
 )
 MXFP4_RMS = float(np.sqrt((MXFP4_VALUES.astype(np.float64) ** 2).mean()))
 IQ4_RMS = float(np.sqrt((IQ4_VALUES.astype(np.float64) ** 2).mean()))
+# Codebook formats: standard deviation of a value with d = 1 under random bits, times the size of an
+# odd scale (2s + 1 of 4 bits: 18.47; of 3 bits: 9.22) and the unit of d. Signs cancel the mean.
+IQ_STD = {
+    T.IQ3_S: 18.47 * 7.61,
+    T.IQ3_XXS: 18.47 / 4 * 30.8,
+    T.IQ2_S: 18.47 / 8 * 24.6,
+    T.IQ2_XS: 18.47 / 8 * 24.15,
+    T.IQ2_XXS: 18.47 / 8 * 23.0,
+    T.IQ1_M: 9.22 / 8 * 6.23,
+    T.IQ1_S: 9.22 / 8 * 6.23,
+}
 
 
 def block_size(qtype):
@@ -166,6 +191,16 @@ def random_blocks(qtype, n, std, rng):
     elif qtype == T.IQ4_XS:  # random six-bit scales - 32: rms 18.5
         d = _jitter(rng, n, std / (18.5 * IQ4_RMS))
         parts = [_f16(d), _bytes(rng, n, 134)]
+    elif qtype == T.IQ1_M:  # the four nibbles of d lie on top of the words of scales
+        d = np.float16(_jitter(rng, n, std / IQ_STD[qtype])).view(np.uint16).reshape(n, 1)
+        words = rng.integers(0, 1 << 12, (n, 4), dtype=np.uint16)
+        words |= (d >> np.array([0, 4, 8, 12], np.uint16) & np.uint16(15)) << np.uint16(12)
+        parts = [_bytes(rng, n, 48), words.view(np.uint8)]
+    elif qtype in IQ_STD:
+        parts = [
+            _f16(_jitter(rng, n, std / IQ_STD[qtype])),
+            _bytes(rng, n, block_size(qtype)[1] - 2),
+        ]
     else:
         raise ValueError(f"no random blocks for {qtype!r}")
     blocks = np.concatenate(parts, axis=1)
@@ -187,7 +222,22 @@ F16_FIELDS = {
     T.Q6_K: [208],
     T.IQ4_NL: [0],
     T.IQ4_XS: [0],
+    T.IQ3_S: [0],
+    T.IQ3_XXS: [0],
+    T.IQ2_S: [0],
+    T.IQ2_XS: [0],
+    T.IQ2_XXS: [0],
+    T.IQ1_M: [],  # in four pieces: set_iq1_m_scale()
+    T.IQ1_S: [0],
 }
+
+
+def set_iq1_m_scale(blocks, bits):
+    """Writes the f16 bit patterns `bits` [n] as the d of IQ1_M blocks. In place."""
+    nibbles = np.asarray(bits, np.uint16).reshape(-1, 1) >> np.array([0, 4, 8, 12], np.uint16)
+    tops = blocks[:, 49::2]
+    tops[...] = (tops & 15) | ((nibbles & 15) << 4).astype(np.uint8)
+
 
 
 def zero_blocks(qtype, blocks):
@@ -197,6 +247,8 @@ def zero_blocks(qtype, blocks):
         blocks[...] = 0
     elif qtype == T.MXFP4:
         blocks[:, 1:] = 0  # code 0 is the value 0; the exponent stays
+    elif qtype == T.IQ1_M:
+        set_iq1_m_scale(blocks, np.zeros(len(blocks)))
     else:
         for at in F16_FIELDS[qtype]:
             blocks[:, at : at + 2] = 0
@@ -237,6 +289,13 @@ def fix_first_value(qtype, blocks, std):
         bits(2, 1)
         bits(6, 15)
         return f16(0, std / 9.25) * 15
+    if qtype in (T.Q4_1, T.Q5_1):
+        q_max = 15 if qtype == T.Q4_1 else 31
+        d = std / np.sqrt(((q_max + 1) ** 2 - 1) / 12)
+        bits(4, 15 if qtype == T.Q4_1 else 1)
+        if qtype == T.Q5_1:
+            bits(8, 15)
+        return f16(0, d) * q_max + f16(2, d * (-q_max / 2))
     if qtype == T.Q2_K:
         blocks[:, 0] = 0xFF
         bits(16, 3)

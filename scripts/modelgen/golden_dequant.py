@@ -51,10 +51,14 @@ def edge_blocks(qtype, rng):
     )
     for at in B.F16_FIELDS[qtype]:
         wild[:, at : at + 2] = raw[-n_extra:, at : at + 2]
+    if qtype == T.IQ1_M:
+        B.set_iq1_m_scale(wild, rng.integers(0, 0x7C00, n_extra))
     raw[-n_extra:] = wild
     # n is 16 for the K-quants: the edges share blocks 0..9, the fills take 10 and 11, wild ones the
     # last quarter.
     for i, bits in enumerate(F16_EDGES):
+        if qtype == T.IQ1_M:
+            B.set_iq1_m_scale(raw[i : i + 1], [bits])
         for field, at in enumerate(B.F16_FIELDS[qtype]):
             pattern = bits if field == 0 else F16_EDGES[(i + 3) % len(F16_EDGES)]
             raw[i, at : at + 2] = np.array([pattern], np.uint16).view(np.uint8)
@@ -66,6 +70,8 @@ def edge_blocks(qtype, rng):
         raw[row] = fill
         for at, value in zip(B.F16_FIELDS[qtype], keep):
             raw[row, at : at + 2] = value
+        if qtype == T.IQ1_M:
+            B.set_iq1_m_scale(raw[row : row + 1], [0x3C00])
     return raw
 
 

@@ -80,13 +80,24 @@ QUANTS = [
     "BF16",
     "Q8_0",
     "Q4_0",
+    "Q4_1",
     "Q5_0",
+    "Q5_1",
     "Q2_K",
     "Q3_K",
     "Q4_K",
     "Q5_K",
     "Q6_K",
     "MXFP4",
+    "IQ4_NL",
+    "IQ4_XS",
+    "IQ3_S",
+    "IQ3_XXS",
+    "IQ2_S",
+    "IQ2_XS",
+    "IQ2_XXS",
+    "IQ1_M",
+    "IQ1_S",
     "Q4_K_M",
 ]
 # general.file_type, as llama.cpp numbers it; informative only.
@@ -94,8 +105,10 @@ FILE_TYPE = {
     "F32": 0,
     "F16": 1,
     "Q4_0": 2,
+    "Q4_1": 3,
     "Q8_0": 7,
     "Q5_0": 8,
+    "Q5_1": 9,
     "Q2_K": 10,
     "Q3_K": 11,
     "Q4_K": 14,
@@ -104,6 +117,15 @@ FILE_TYPE = {
     "Q6_K": 18,
     "BF16": 32,
     "MXFP4": 38,
+    "IQ2_XXS": 19,
+    "IQ2_XS": 20,
+    "IQ3_XXS": 23,
+    "IQ1_S": 24,
+    "IQ4_NL": 25,
+    "IQ3_S": 26,
+    "IQ2_S": 28,
+    "IQ4_XS": 30,
+    "IQ1_M": 31,
 }
 
 
@@ -170,6 +192,8 @@ def _type_of(t, s, quant):
         return T.F32
     if quant == "MXFP4":  # the published files of this kind keep all but the experts at 8 bits
         return T.MXFP4 if "_exps" in t.name else T.Q8_0
+    if quant.startswith("IQ"):  # and those of this kind give both ends of the model more bits
+        return T.Q6_K if t.role in ("embedding", "output") else T[quant]
     if quant != "Q4_K_M":
         return T[quant]
     if t.role == "output":

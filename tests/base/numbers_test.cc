@@ -94,10 +94,14 @@ TEST(TensorTypeTest, FactsOfEveryFormat) {
   const struct {
     const char* name;
     uint32_t id, elements, bytes;
-  } formats[] = {{"F32", 0, 1, 4},       {"F16", 1, 1, 2},       {"Q4_0", 2, 32, 18},
-                 {"Q5_0", 6, 32, 22},    {"Q8_0", 8, 32, 34},    {"Q2_K", 10, 256, 84},
-                 {"Q3_K", 11, 256, 110}, {"Q4_K", 12, 256, 144}, {"Q5_K", 13, 256, 176},
-                 {"Q6_K", 14, 256, 210}, {"BF16", 30, 1, 2},     {"MXFP4", 39, 32, 17}};
+  } formats[] = {{"F32", 0, 1, 4},         {"F16", 1, 1, 2},         {"Q4_0", 2, 32, 18},
+                 {"Q4_1", 3, 32, 20},      {"Q5_0", 6, 32, 22},      {"Q5_1", 7, 32, 24},
+                 {"IQ2_XXS", 16, 256, 66}, {"IQ2_XS", 17, 256, 74},  {"IQ3_XXS", 18, 256, 98},
+                 {"IQ1_S", 19, 256, 50},   {"IQ4_NL", 20, 32, 18},   {"IQ3_S", 21, 256, 110},
+                 {"IQ2_S", 22, 256, 82},   {"IQ4_XS", 23, 256, 136}, {"IQ1_M", 29, 256, 56},
+                 {"Q8_0", 8, 32, 34},      {"Q2_K", 10, 256, 84},    {"Q3_K", 11, 256, 110},
+                 {"Q4_K", 12, 256, 144},   {"Q5_K", 13, 256, 176},   {"Q6_K", 14, 256, 210},
+                 {"BF16", 30, 1, 2},       {"MXFP4", 39, 32, 17}};
   for (const auto& format : formats) {
     const auto type = tensor_type_from_gguf(format.id);
     ASSERT_TRUE(type) << format.name;
@@ -110,8 +114,8 @@ TEST(TensorTypeTest, FactsOfEveryFormat) {
 }
 
 TEST(TensorTypeTest, OthersHaveANameAtMost) {
-  EXPECT_EQ(tensor_type_from_gguf(3), std::nullopt);
-  EXPECT_EQ(gguf_type_name(3), "Q4_1");
+  EXPECT_EQ(tensor_type_from_gguf(9), std::nullopt);
+  EXPECT_EQ(gguf_type_name(9), "Q8_1");
   EXPECT_EQ(tensor_type_from_gguf(40), std::nullopt);
   EXPECT_EQ(gguf_type_name(40), "unknown");
   EXPECT_EQ(gguf_type_name(UINT32_MAX), "unknown");

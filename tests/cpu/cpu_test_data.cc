@@ -19,7 +19,17 @@ ScaleFields scale_fields(TensorType type) {
   switch (type) {
     case TensorType::kQ8_0:
     case TensorType::kQ4_0:
-    case TensorType::kQ5_0: return {{0, -1}};
+    case TensorType::kQ5_0:
+    case TensorType::kIQ4_NL:
+    case TensorType::kIQ4_XS:
+    case TensorType::kIQ3_S:
+    case TensorType::kIQ3_XXS:
+    case TensorType::kIQ2_S:
+    case TensorType::kIQ2_XS:
+    case TensorType::kIQ2_XXS:
+    case TensorType::kIQ1_S: return {{0, -1}};
+    case TensorType::kQ4_1:
+    case TensorType::kQ5_1: return {{0, 2}};
     case TensorType::kQ2_K: return {{80, 82}};
     case TensorType::kQ3_K: return {{108, -1}};
     case TensorType::kQ4_K:
@@ -77,6 +87,13 @@ void fill_weights(TensorType type, Fill fill, uint32_t k, uint32_t rows, Rng& rn
     if (type == TensorType::kMXFP4) {
       const uint64_t e = fill == Fill::kWildScales ? rng.below(256) : 118 + rng.below(12);
       out[block] = static_cast<std::byte>(e);
+    }
+    if (type == TensorType::kIQ1_M) {  // the high nibbles of its last four words
+      const uint16_t bits = scale_bits(fill, rng);
+      for (int w = 0; w < 4; ++w) {
+        std::byte& high = out[block + 49 + 2 * static_cast<size_t>(w)];
+        high = (high & std::byte{15}) | static_cast<std::byte>((bits >> (4 * w) & 15) << 4);
+      }
     }
     for (int at : scale_fields(type).at) {
       if (at < 0) break;

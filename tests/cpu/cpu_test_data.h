@@ -14,9 +14,12 @@
 namespace offstage {
 
 inline constexpr TensorType kAllTypes[] = {
-    TensorType::kF32,  TensorType::kF16,  TensorType::kBF16,  TensorType::kQ8_0,
-    TensorType::kQ4_0, TensorType::kQ5_0, TensorType::kMXFP4, TensorType::kQ2_K,
-    TensorType::kQ3_K, TensorType::kQ4_K, TensorType::kQ5_K,  TensorType::kQ6_K};
+    TensorType::kF32,     TensorType::kF16,     TensorType::kBF16,  TensorType::kQ8_0,
+    TensorType::kQ4_0,    TensorType::kQ4_1,    TensorType::kQ5_0,  TensorType::kQ5_1,
+    TensorType::kMXFP4,   TensorType::kIQ4_NL,  TensorType::kQ2_K,  TensorType::kQ3_K,
+    TensorType::kQ4_K,    TensorType::kQ5_K,    TensorType::kQ6_K,  TensorType::kIQ4_XS,
+    TensorType::kIQ3_S,   TensorType::kIQ3_XXS, TensorType::kIQ2_S, TensorType::kIQ2_XS,
+    TensorType::kIQ2_XXS, TensorType::kIQ1_M,   TensorType::kIQ1_S};
 
 inline constexpr Isa kAllIsas[] = {Isa::kScalar, Isa::kAvx2, Isa::kAvx512};
 

@@ -189,8 +189,8 @@ const BadFile kBadFiles[] = {
      },
      "row: expected a multiple of 256 elements (Q4_K), actual 128"},
     // Types.
-    {"TypeIQ2XS", ErrorCode::kUnsupported, [] { return experts_patch32(kExpertsType, 17); },
-     "Q4_K Q5_K Q6_K BF16 MXFP4, actual IQ2_XS (17)"},
+    {"TypeTernary", ErrorCode::kUnsupported, [] { return experts_patch32(kExpertsType, 34); },
+     "IQ2_S IQ4_XS IQ1_M BF16 MXFP4, actual TQ1_0 (34)"},
     {"TypeRemoved", ErrorCode::kUnsupported, [] { return experts_patch32(kExpertsType, 4); },
      "actual Q4_2 (4)"},
     {"TypeMax", ErrorCode::kUnsupported, [] { return experts_patch32(kExpertsType, 0xffffffff); },
