@@ -8,8 +8,8 @@ whatever the size.
 The weights are random but not careless: every block adds a share of the residual that keeps it of
 order one, logits are spread (standard deviation 3), and the router has a stated popularity skew.
 For that, residual channel 0 holds the same value for every token: the embedding's column 0 is
-constant, and row 0 of attn_output and of every ffn_down is zero, so that router weight [e, 0] is a
-bias of expert e.
+constant, and row 0 of attn_output and of every ffn_down (and of their biases) is zero, so that
+router weight [e, 0] is a bias of expert e.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from modelgen.blocks import BLOCK, fix_first_value, random_blocks, zero_blocks
 
 CHUNK_BYTES = 16 << 20
 SILU_RMS = 0.6  # rms of silu(g) * u for g, u ~ N(0, 1)
+ACTIVATION_RMS = {"gpt-oss": 0.93}  # the same of g * sigmoid(1.702 g) * (u + 1)
 LOGIT_STD = 3.0
 # Of q and k each: attention scores of standard deviation 2, so heads look at a few positions.
 HEAD_GAIN = 1.4
@@ -57,7 +58,7 @@ class Weights:
         if t.role == "attn_out":
             return math.sqrt(ATTN_SHARE / s.layers / fan_in)
         if t.role == "down":
-            return math.sqrt(FFN_SHARE / s.layers / fan_in) / SILU_RMS
+            return math.sqrt(FFN_SHARE / s.layers / fan_in) / ACTIVATION_RMS.get(s.arch, SILU_RMS)
         if "attn_q." in t.name or "attn_k." in t.name:
             return HEAD_GAIN / math.sqrt(fan_in)
         return 1.0 / math.sqrt(fan_in)
@@ -69,8 +70,12 @@ class Weights:
             x = x * HEAD_GAIN if t.role == "head_norm" else x
             if t.role == "norm":
                 x[0] = 1.0
-        elif t.role == "bias":
-            x = 0.1 * rng.standard_normal(t.ne[0])
+        elif t.role in ("bias", "bias_out"):
+            x = 0.1 * rng.standard_normal((t.rows, t.ne[0]))
+            if t.role == "bias_out":
+                x[:, 0] = 0.0
+        elif t.role == "sinks":
+            x = rng.standard_normal(t.ne[0])
         elif t.role == "shared_gate":
             x = rng.standard_normal(t.ne[0]) / math.sqrt(t.ne[0])
         else:
@@ -90,7 +95,7 @@ class Weights:
 
     def chunks(self, t):
         rng = self._rng(t.name)
-        if t.role in ("norm", "head_norm", "bias", "shared_gate", "router"):
+        if t.role in shapes.SMALL_ROLES:
             yield self._small(t, rng)
             return
         blocks_per_row, std = t.ne[0] // BLOCK[t.qtype][0], self._std(t)

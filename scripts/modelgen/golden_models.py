@@ -19,13 +19,17 @@ import re
 import subprocess
 import sys
 import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import torch
 import transformers
 
+from . import golden_checkpoint
 from . import tiny_tokenizers as tok
+from .golden_cases import CASES
+from .golden_weights import SENTENCEPIECE, RouterGaps, make_model
 
 N_GREEDY = 24
 # Least distance between the router logits of the last expert chosen and the first not chosen.
@@ -33,192 +37,18 @@ ROUTER_GAP = 2e-3
 GREEDY_GAP = 2e-2  # least distance between the two best logits at a greedy step
 DISTINCT_MIN = 12  # of the greedy tokens: a loop would test little
 
-# One row per case. vocab is the model's; the tokenizer may have fewer tokens (padded rows, as the
-# real ones have).
-COMMON = dict(
-    hidden_size=64, num_attention_heads=4, max_position_embeddings=512, attention_dropout=0.0
-)
-CASES = {
-    "mixtral-s1": (
-        "Mixtral",
-        dict(
-            num_hidden_layers=2,
-            num_key_value_heads=2,
-            intermediate_size=16,
-            head_dim=16,
-            num_local_experts=8,
-            num_experts_per_tok=2,
-            vocab_size=320,
-            rms_norm_eps=1e-5,
-            tie_word_embeddings=True,
-            theta=1e6,
-        ),
-    ),
-    "mixtral-s2": (
-        "Mixtral",
-        dict(
-            num_hidden_layers=3,
-            num_key_value_heads=1,
-            intermediate_size=20,
-            head_dim=16,
-            num_local_experts=6,
-            num_experts_per_tok=3,
-            vocab_size=327,
-            rms_norm_eps=1e-6,
-            theta=1e4,
-        ),
-    ),
-    "olmoe-s1": (
-        "Olmoe",
-        dict(
-            num_hidden_layers=2,
-            num_key_value_heads=4,
-            intermediate_size=16,
-            num_experts=8,
-            num_experts_per_tok=2,
-            norm_topk_prob=False,
-            vocab_size=300,
-            rms_norm_eps=1e-5,
-            theta=1e4,
-        ),
-    ),
-    "olmoe-s2": (
-        "Olmoe",
-        dict(
-            num_hidden_layers=3,
-            num_key_value_heads=4,
-            intermediate_size=20,
-            num_experts=6,
-            num_experts_per_tok=3,
-            norm_topk_prob=False,
-            vocab_size=304,
-            rms_norm_eps=1e-5,
-            theta=5e5,
-        ),
-    ),
-    "qwen2moe-s1": (
-        "Qwen2Moe",
-        dict(
-            num_hidden_layers=2,
-            num_key_value_heads=2,
-            intermediate_size=48,
-            moe_intermediate_size=16,
-            shared_expert_intermediate_size=40,
-            num_experts=8,
-            num_experts_per_tok=2,
-            norm_topk_prob=False,
-            vocab_size=300,
-            rms_norm_eps=1e-6,
-            theta=1e6,
-        ),
-    ),
-    "qwen2moe-s2": (
-        "Qwen2Moe",
-        dict(
-            num_hidden_layers=3,
-            num_key_value_heads=4,
-            intermediate_size=64,
-            moe_intermediate_size=16,
-            shared_expert_intermediate_size=32,
-            num_experts=6,
-            num_experts_per_tok=3,
-            norm_topk_prob=False,
-            vocab_size=304,
-            rms_norm_eps=1e-6,
-            theta=1e4,
-        ),
-    ),
-    "qwen3moe-s1": (
-        "Qwen3Moe",
-        dict(
-            num_hidden_layers=2,
-            num_key_value_heads=2,
-            head_dim=32,
-            intermediate_size=48,
-            moe_intermediate_size=16,
-            num_experts=8,
-            num_experts_per_tok=2,
-            norm_topk_prob=True,
-            vocab_size=300,
-            rms_norm_eps=1e-6,
-            tie_word_embeddings=True,
-            theta=1e6,
-        ),
-    ),
-    "qwen3moe-s2": (
-        "Qwen3Moe",
-        dict(
-            num_hidden_layers=3,
-            num_key_value_heads=1,
-            head_dim=24,
-            intermediate_size=48,
-            moe_intermediate_size=16,
-            num_experts=6,
-            num_experts_per_tok=3,
-            norm_topk_prob=True,
-            vocab_size=304,
-            rms_norm_eps=1e-6,
-            theta=1e7,
-        ),
-    ),
-}
 TOKENIZER_VOCAB = 300  # fewer tokens than rows in some cases: padding rows
 
 
+GLM_TOKENS = ["[gMASK]", "<|user|>", "<|observation|>"]  # that its converter asks for
+
+
 def make_tokenizer(family, folder):
-    if family == "Mixtral":
+    if family in SENTENCEPIECE:
         return tok.sentencepiece_bpe(folder, 320)
-    return tok.byte_level_bpe(folder, TOKENIZER_VOCAB, "olmo" if family == "Olmoe" else "qwen2")
-
-
-def make_model(family, fields, eos, generator):
-    """Random weights of a scale at which every part matters: scores, gates and blocks of order
-    one."""
-    fields = {**COMMON, **fields}
-    theta = fields.pop("theta")
-    config = getattr(transformers, family + "Config")(
-        **fields,
-        rope_parameters={"rope_type": "default", "rope_theta": theta},
-        eos_token_id=eos,
-        pad_token_id=None,
-        bos_token_id=1 if family == "Mixtral" else None,
-    )
-    config._attn_implementation = "eager"
-    config._experts_implementation = "eager"
-    model = getattr(transformers, family + "ForCausalLM")(config).float().eval()
-    with torch.no_grad():
-        for name, p in model.named_parameters():
-            if name.endswith("norm.weight"):
-                p.copy_(1 + 0.2 * torch.randn(p.shape, generator=generator))
-            elif name.endswith("bias"):
-                p.copy_(0.3 * torch.randn(p.shape, generator=generator))
-            else:
-                fan_in = p.shape[-1]
-                gain = 1.5
-                if "embed_tokens" in name:
-                    fan_in, gain = 1, 0.4 if config.tie_word_embeddings else 1.0
-                elif name.endswith("gate.weight"):
-                    gain = 2.0
-                elif "lm_head" in name:
-                    gain = 3.0
-                p.copy_(gain / math.sqrt(fan_in) * torch.randn(p.shape, generator=generator))
-    return model
-
-
-class RouterGaps:
-    """Watches every router: the least gap between the k-th and the next logit, over all positions
-    and layers."""
-
-    def __init__(self, model):
-        self.least, self.k = math.inf, model.config.num_experts_per_tok
-        for name, module in model.named_modules():
-            if name.endswith("mlp.gate") or name.endswith("block_sparse_moe.gate"):
-                module.register_forward_hook(self._see)
-
-    def _see(self, module, inputs, output):
-        x = inputs[0].reshape(-1, inputs[0].shape[-1])
-        logits, _ = torch.sort(x @ module.weight.T, dim=-1, descending=True)
-        self.least = min(self.least, (logits[:, self.k - 1] - logits[:, self.k]).min().item())
+    split = "olmo" if family == "Olmoe" else "qwen2"
+    more = GLM_TOKENS if family == "Glm4Moe" else []
+    return tok.byte_level_bpe(folder, TOKENIZER_VOCAB + len(more), split, more)
 
 
 @torch.no_grad()
@@ -245,12 +75,21 @@ def nll_of(logits, ids):
     return log_sum - logits[np.arange(len(logits)), ids[1:]]
 
 
-def draw(case, family, fields, eos, prompts):
-    """The first seed whose choices are clear-cut. Returns (model, seed, results per prompt,
-    gaps)."""
-    for attempt in range(400):
-        seed = list(CASES).index(case) * 1000 + attempt
-        model = make_model(family, fields, eos, torch.Generator().manual_seed(seed))
+def first_seed(case):
+    """The first eight cases were drawn by their place in the table, later ones by name, so that a
+    new case moves nobody's seed."""
+    place = list(CASES).index(case)
+    return place * 1000 if place < 8 else zlib.crc32(case.encode()) // 1000 * 1000
+
+
+def draw(case, family, fields, extras, eos, prompts):
+    """The first seed whose choices are clear-cut. Returns (model, MXFP4 blocks, seed, results per
+    prompt, gaps)."""
+    # Sigmoid scores lie closer together than logits.
+    least_gap = ROUTER_GAP / 4 if family in ("Glm4Moe", "MiniMaxM2") else ROUTER_GAP
+    for seed in range(first_seed(case), first_seed(case) + 400):
+        generator = torch.Generator().manual_seed(seed)
+        model, blocks = make_model(family, fields, extras, eos, generator)
         gaps, results, ok = RouterGaps(model), {}, True
         for name, ids in prompts.items():
             tokens, greedy_gap = greedy(model, ids)
@@ -258,14 +97,22 @@ def draw(case, family, fields, eos, prompts):
             ok = (
                 ok
                 and greedy_gap >= GREEDY_GAP
-                and gaps.least >= ROUTER_GAP
+                and gaps.least >= least_gap
                 and len(set(tokens)) >= DISTINCT_MIN
             )
             if not ok:
                 break
         if ok:
-            return model, seed, results, gaps.least
+            return model, blocks, seed, results, gaps.least
     raise RuntimeError(f"{case}: no clear-cut seed")
+
+
+def convert(converter, folder, case, out_type, path):
+    command = [sys.executable, converter, str(folder), "--outtype", out_type]
+    command += ["--model-name", f"golden {case}", "--outfile", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode != 0:
+        sys.exit(f"{case}: the converter failed\n{done.stdout}\n{done.stderr}")
 
 
 def check_gguf(path, model):
@@ -302,31 +149,23 @@ def reference_eval(program, gguf_path, prompts, results):
 
 
 def write_case(case, out, converter, reference, reference_version):
-    family, fields = CASES[case]
+    family, fields, extras = (*CASES[case], {})[:3]
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         encode, n_tokens, eos = make_tokenizer(family, folder)
         assert n_tokens <= fields["vocab_size"], (case, n_tokens)
         prompts = {name: encode(text) for name, text in tok.PROMPTS.items()}
-        model, seed, results, router_gap = draw(case, family, fields, eos, prompts)
+        model, blocks, seed, results, router_gap = draw(
+            case, family, fields, extras, eos, prompts
+        )
         gguf_path, json_path = out / f"{case}.gguf", out / f"{case}.golden.json"
+        mxfp4_path = out / f"{case}-mxfp4.gguf"
         if converter:
-            model.save_pretrained(folder)
-            subprocess.run(
-                [
-                    sys.executable,
-                    converter,
-                    str(folder),
-                    "--outtype",
-                    "f32",
-                    "--model-name",
-                    f"golden {case}",
-                    "--outfile",
-                    str(gguf_path),
-                ],
-                check=True,
-                capture_output=True,
-            )
+            golden_checkpoint.save(model, folder, extras)
+            convert(converter, folder, case, "f32", gguf_path)
+            if blocks:
+                golden_checkpoint.save_mxfp4(model, blocks, folder)
+                convert(converter, folder, case, "f32", mxfp4_path)
         check_gguf(gguf_path, model)
         wide = {name: logits_of(model.double(), ids).numpy() for name, ids in prompts.items()}
 
@@ -339,7 +178,7 @@ def write_case(case, out, converter, reference, reference_version):
         "n_vocab": fields["vocab_size"],
         "made_with": f"transformers {transformers.__version__}, torch {torch.__version__}, "
         "float32, eager",
-        "min_router_logit_gap": router_gap,
+        "min_router_logit_gap": router_gap if math.isfinite(router_gap) else None,
         "logits_file": f"{case}.logits.bin",
         "logits_prompt": "long",
         "logits_std": float(long_logits.std()),
@@ -347,6 +186,12 @@ def write_case(case, out, converter, reference, reference_version):
         "prompts": {},
     }
     second = reference_eval(reference, gguf_path, prompts, results) if reference else {}
+    if blocks:
+        golden["mxfp4"] = {"model": mxfp4_path.name}
+        for name, (nll, _, _) in (
+            reference_eval(reference, mxfp4_path, prompts, results) if reference else {}
+        ).items():
+            golden["mxfp4"][f"llama_cpp_nll_{name}"] = nll
     before = json.loads(json_path.read_text()) if json_path.exists() else {}
     for name, ids in prompts.items():
         logits, tokens, greedy_gap = results[name]

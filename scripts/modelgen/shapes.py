@@ -1,7 +1,7 @@
 """Model shapes, their tensors, and which ggml type each tensor takes under a quantisation recipe.
 
 A tensor is (name, ne, role): ne in GGUF order (fastest first), names and shapes as GGUF readers of
-the four architectures expect them. Roles say how weights are drawn (make_model.py) and which recipe
+the five architectures expect them. Roles say how weights are drawn (make_model.py) and which recipe
 applies.
 """
 
@@ -29,6 +29,7 @@ class Shape:
     rope_base: float = 1e6
     norm_eps: float = 1e-6
     context: int = 32768
+    window: int = 0  # gpt-oss: positions that every other layer sees
     pre: str = "qwen2"  # "" means a SentencePiece-style vocabulary
 
 
@@ -56,6 +57,23 @@ SHAPES = {
     "qwen2moe-57b-a14b": Shape(
         "qwen2moe", 28, 3584, 28, 4, 128, 64, 8, 2560, 151936, shared_ff=20480, dense_ff=18944
     ),
+    "gpt-oss-20b": Shape(  # 2880 isn't a multiple of 256: no K-quants
+        "gpt-oss",
+        24,
+        2880,
+        64,
+        8,
+        64,
+        32,
+        4,
+        2880,
+        201088,
+        rope_base=1.5e5,
+        norm_eps=1e-5,
+        context=131072,
+        window=128,
+        pre="gpt-4o",
+    ),
     # Everything divides by 256, so every quantisation fits. Small: experts beyond a budget of tens
     # of MB.
     "small-qwen3moe": Shape("qwen3moe", 12, 512, 8, 2, 64, 64, 8, 256, 8192, dense_ff=1536),
@@ -63,6 +81,22 @@ SHAPES = {
     "micro-qwen3moe": Shape("qwen3moe", 3, 256, 4, 2, 64, 8, 2, 256, 384, dense_ff=768),
     "micro-qwen2moe": Shape(
         "qwen2moe", 3, 256, 4, 2, 64, 8, 2, 256, 384, shared_ff=256, dense_ff=512
+    ),
+    "tiny-gpt-oss": Shape(
+        "gpt-oss",
+        4,
+        288,
+        4,
+        2,
+        64,
+        16,
+        4,
+        288,
+        2048,
+        rope_base=1.5e5,
+        norm_eps=1e-5,
+        window=16,
+        pre="gpt-4o",
     ),
     "tiny-mixtral": Shape("llama", 4, 256, 4, 2, 64, 8, 2, 512, 2048, norm_eps=1e-5, pre=""),
     "tiny-olmoe": Shape(
@@ -129,11 +163,16 @@ FILE_TYPE = {
 }
 
 
+# Always F32, as in every published file.
+SMALL_ROLES = ("norm", "head_norm", "bias", "bias_out", "sinks", "router", "shared_gate")
+
+
 @dataclass
 class Tensor:
     name: str
     ne: tuple
-    # embedding output norm head_norm bias router shared_gate in attn_v attn_k attn_out down
+    # embedding output norm head_norm bias bias_out sinks router shared_gate in attn_v attn_k
+    # attn_out down
     role: str
     layer: int = -1
     qtype: T = T.F32
@@ -152,15 +191,27 @@ class Tensor:
         return self.ne[0] // per_block * block_bytes
 
 
+def _gpt_oss_extras(s, b, i):
+    """Sinks, and the biases that no other architecture has."""
+    yield Tensor(b + "attn_output.bias", (s.hidden,), "bias_out", i)
+    yield Tensor(b + "attn_sinks.weight", (s.heads,), "sinks", i)
+    yield Tensor(b + "ffn_gate_inp.bias", (s.experts,), "bias", i)
+    yield Tensor(b + "ffn_gate_exps.bias", (s.expert_ff, s.experts), "bias", i)
+    yield Tensor(b + "ffn_up_exps.bias", (s.expert_ff, s.experts), "bias", i)
+    yield Tensor(b + "ffn_down_exps.bias", (s.hidden, s.experts), "bias_out", i)
+
+
 def _layer_tensors(s, i):
     q, kv = s.heads * s.head_dim, s.kv_heads * s.head_dim
     b = f"blk.{i}."
     yield Tensor(b + "attn_norm.weight", (s.hidden,), "norm", i)
     for name, width, role in (("q", q, "in"), ("k", kv, "attn_k"), ("v", kv, "attn_v")):
         yield Tensor(f"{b}attn_{name}.weight", (s.hidden, width), role, i)
-        if s.arch == "qwen2moe":
+        if s.arch in ("qwen2moe", "gpt-oss"):
             yield Tensor(f"{b}attn_{name}.bias", (width,), "bias", i)
     yield Tensor(b + "attn_output.weight", (q, s.hidden), "attn_out", i)
+    if s.arch == "gpt-oss":
+        yield from _gpt_oss_extras(s, b, i)
     if s.arch in ("olmoe", "qwen3moe"):  # QK-norm over the whole row, or per head
         yield Tensor(
             b + "attn_q_norm.weight", (q if s.arch == "olmoe" else s.head_dim,), "head_norm", i
@@ -168,7 +219,8 @@ def _layer_tensors(s, i):
         yield Tensor(
             b + "attn_k_norm.weight", (kv if s.arch == "olmoe" else s.head_dim,), "head_norm", i
         )
-    yield Tensor(b + "ffn_norm.weight", (s.hidden,), "norm", i)
+    norm = "post_attention_norm" if s.arch == "gpt-oss" else "ffn_norm"
+    yield Tensor(f"{b}{norm}.weight", (s.hidden,), "norm", i)
     yield Tensor(b + "ffn_gate_inp.weight", (s.hidden, s.experts), "router", i)
     yield Tensor(b + "ffn_gate_exps.weight", (s.hidden, s.expert_ff, s.experts), "in", i)
     yield Tensor(b + "ffn_up_exps.weight", (s.hidden, s.expert_ff, s.experts), "in", i)
@@ -188,7 +240,7 @@ def _more_bits(layer, n_layers):
 
 
 def _type_of(t, s, quant):
-    if t.role in ("norm", "head_norm", "bias", "router", "shared_gate"):
+    if t.role in SMALL_ROLES:
         return T.F32
     if quant == "MXFP4":  # the published files of this kind keep all but the experts at 8 bits
         return T.MXFP4 if "_exps" in t.name else T.Q8_0
@@ -244,13 +296,18 @@ def metadata_of(shape, quant, name):
         f"{a}.expert_count": ("u32", shape.experts),
         f"{a}.expert_used_count": ("u32", shape.top_k),
     }
-    if a in ("qwen2moe", "qwen3moe"):
+    if a in ("qwen2moe", "qwen3moe", "gpt-oss"):
         meta[f"{a}.expert_feed_forward_length"] = ("u32", shape.expert_ff)
     if shape.shared_ff:
         meta[f"{a}.expert_shared_feed_forward_length"] = ("u32", shape.shared_ff)
-    if a in ("llama", "qwen3moe"):
+    if a in ("llama", "qwen3moe", "gpt-oss"):
         meta[f"{a}.attention.key_length"] = ("u32", shape.head_dim)
         meta[f"{a}.attention.value_length"] = ("u32", shape.head_dim)
+    if a == "gpt-oss":
+        meta["gpt-oss.attention.sliding_window"] = ("u32", shape.window)
+        meta["gpt-oss.rope.scaling.type"] = ("str", "yarn")
+        meta["gpt-oss.rope.scaling.factor"] = ("f32", 32.0)
+        meta["gpt-oss.rope.scaling.original_context_length"] = ("u32", 4096)
     if a == "llama":
         meta["llama.vocab_size"] = ("u32", shape.vocab)
         meta["llama.rope.dimension_count"] = ("u32", shape.head_dim)

@@ -41,7 +41,7 @@ QWEN2_SPLIT = (
 )
 
 
-def byte_level_bpe(folder, vocab_size, pre):
+def byte_level_bpe(folder, vocab_size, pre, more_special=()):
     """pre: 'qwen2' or 'olmo' (GPT-2's split). Returns (encode, n_tokens, eos_id)."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -51,7 +51,7 @@ def byte_level_bpe(folder, vocab_size, pre):
         split = pre_tokenizers.Split(Regex(QWEN2_SPLIT), behavior="isolated")
         byte_level = pre_tokenizers.Sequence([split, byte_level])
     tokenizer.pre_tokenizer, tokenizer.decoder = byte_level, decoders.ByteLevel()
-    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *more_special]
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size - len(special),
         show_progress=False,

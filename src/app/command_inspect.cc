@@ -22,13 +22,30 @@ struct Card {
   const ModelFile& file;
   ExpertLayout layout;
   uint64_t dense_bytes = 0, kv_bytes_per_1k = 0;
+  uint64_t expert_bytes = 0;  // of one; 0 in a dense model
+  uint32_t windowed_layers = 0;
 
   explicit Card(const ModelFile& f) : file(f), layout(f.expert_layout()) {
     for (const GgufTensor* tensor : f.tensors.dense()) dense_bytes += tensor->bytes;
     const auto shape = KvCache::shape_of(f.spec, KvType::kF16, KvType::kF16);
     kv_bytes_per_1k = shape.page_bytes() * (1024 / kKvBlockPositions);
+    if (layout.n_layers() != 0) expert_bytes = layout.expert_bytes(LayerIndex(0));
+    for (uint32_t l = 0; l < f.spec.n_layers; ++l)
+      if (f.spec.attention.window_of(l) != 0) ++windowed_layers;
   }
 };
+
+void print_ffn(const ModelSpec& spec) {
+  if (spec.n_dense_layers != 0)
+    fmt::print("  dense FFN      {} of {} layers, width {}\n", spec.n_dense_layers, spec.n_layers,
+               spec.dense_ffn);
+  if (spec.n_moe_layers() != 0)
+    fmt::print("  experts        {} per layer in {} layers, top-{}, width {}{}\n",
+               spec.router.n_experts, spec.n_moe_layers(), spec.router.n_used, spec.expert_ffn,
+               spec.shared_ffn == 0 ? "" : fmt::format(", shared width {}", spec.shared_ffn));
+  if (spec.n_unused_layers != 0)
+    fmt::print("  not computed   {} layer(s) that predict further tokens\n", spec.n_unused_layers);
+}
 
 void print_card(const Card& card) {
   const ModelSpec& spec = card.file.spec;
@@ -39,16 +56,20 @@ void print_card(const Card& card) {
   fmt::print("  layers         {} of width {}, {} heads ({} KV) of {}\n", spec.n_layers,
              spec.hidden, spec.attention.n_heads, spec.attention.n_kv_heads,
              spec.attention.head_dim_k);
-  fmt::print("  experts        {} per layer, top-{}, width {}{}\n", spec.router.n_experts,
-             spec.router.n_used, spec.expert_ffn,
-             spec.shared_ffn == 0 ? "" : fmt::format(", shared width {}", spec.shared_ffn));
+  print_ffn(spec);
   fmt::print("  vocabulary     {}, context {}\n", spec.n_vocab, spec.context_train);
   fmt::print("  file           {} in {} shard(s)\n",
              format_bytes(card.file.gguf.total_file_bytes()), card.file.gguf.shards().size());
-  fmt::print("  experts' bytes {} ({} each), dense {}\n",
-             format_bytes(card.layout.total_expert_bytes()),
-             format_bytes(card.layout.expert_bytes(LayerIndex(0))), format_bytes(card.dense_bytes));
-  fmt::print("  KV cache       {} per 1k tokens (f16)\n", format_bytes(card.kv_bytes_per_1k));
+  if (card.layout.n_layers() != 0)
+    fmt::print("  on the drive   {} of experts ({} each), cached in RAM\n",
+               format_bytes(card.layout.total_expert_bytes()), format_bytes(card.expert_bytes));
+  fmt::print("  always in RAM  {}\n", format_bytes(card.dense_bytes));
+  // Every position is kept in every layer: another sequence's rows may still need an old one.
+  fmt::print("  KV cache       {} per 1k tokens (f16){}\n", format_bytes(card.kv_bytes_per_1k),
+             card.windowed_layers == 0
+                 ? ""
+                 : fmt::format("; {} of {} layers read only the last {} positions of it",
+                               card.windowed_layers, spec.n_layers, spec.attention.window));
 }
 
 void print_tensors(const GgufModel& gguf) {
@@ -59,13 +80,16 @@ void print_tensors(const GgufModel& gguf) {
                tensor.shard, tensor.offset, tensor.bytes);
 }
 
+// Layers are counted as the file counts its blocks.
 template <typename Each>
-void for_each_expert_extent(const ExpertLayout& layout, Each&& each) {
+void for_each_expert_extent(const Card& card, Each&& each) {
+  const ExpertLayout& layout = card.layout;
+  const uint32_t first = card.file.spec.n_dense_layers;
   for (uint32_t l = 0; l < layout.n_layers(); ++l)
     for (uint32_t e = 0; e < layout.n_experts(); ++e)
       for (uint32_t m = 0; m < kExpertMatrices; ++m) {
         const auto matrix = static_cast<ExpertMatrix>(m);
-        each(l, e, layout.tensor_name(LayerIndex(l), matrix),
+        each(first + l, e, layout.tensor_name(LayerIndex(l), matrix),
              layout.extent(LayerIndex(l), ExpertId(e), matrix));
       }
 }
@@ -81,17 +105,22 @@ nlohmann::ordered_json card_json(const Card& card) {
   json["active_params"] = card.file.active_params();
   json["layers"] = spec.n_layers;
   json["hidden"] = spec.hidden;
+  json["dense_layers"] = spec.n_dense_layers;
+  json["unused_layers"] = spec.n_unused_layers;
   json["experts_per_layer"] = spec.router.n_experts;
   json["experts_used"] = spec.router.n_used;
   json["expert_width"] = spec.expert_ffn;
   json["shared_width"] = spec.shared_ffn;
+  json["dense_width"] = spec.dense_ffn;
   json["vocabulary"] = spec.n_vocab;
   json["context"] = spec.context_train;
   json["file_bytes"] = card.file.gguf.total_file_bytes();
   json["experts_bytes"] = card.layout.total_expert_bytes();
-  json["expert_bytes"] = card.layout.expert_bytes(LayerIndex(0));
+  json["expert_bytes"] = card.expert_bytes;
   json["dense_bytes"] = card.dense_bytes;
   json["kv_bytes_per_1k_tokens"] = card.kv_bytes_per_1k;
+  json["windowed_layers"] = card.windowed_layers;
+  json["window"] = spec.attention.window;
   return json;
 }
 
@@ -110,8 +139,8 @@ void add_listings(const InspectFlags& flags, const Card& card, nlohmann::ordered
   }
   if (flags.experts) {
     auto list = nlohmann::ordered_json::array();
-    for_each_expert_extent(card.layout, [&](uint32_t layer, uint32_t expert,
-                                            const std::string& tensor, const Extent& extent) {
+    for_each_expert_extent(card, [&](uint32_t layer, uint32_t expert, const std::string& tensor,
+                                     const Extent& extent) {
       list.push_back({{"layer", layer},
                       {"expert", expert},
                       {"tensor", tensor},
@@ -174,8 +203,8 @@ Result<int> inspect(const InspectFlags& flags) {
   } else {
     if (flags.tensors) print_tensors(file->gguf);
     if (flags.experts)
-      for_each_expert_extent(card.layout, [](uint32_t layer, uint32_t expert,
-                                             const std::string& tensor, const Extent& extent) {
+      for_each_expert_extent(card, [](uint32_t layer, uint32_t expert, const std::string& tensor,
+                                      const Extent& extent) {
         fmt::print("layer {} expert {} {} shard {} offset {} bytes {}\n", layer, expert, tensor,
                    extent.file, extent.offset, extent.bytes);
       });

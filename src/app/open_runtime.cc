@@ -11,10 +11,14 @@ namespace {
 
 void print_plan(const MemoryPlan& plan, const ModelFile& file) {
   const ModelSpec& spec = file.spec;
-  fmt::print(stderr, "model    {} ({}), {} parameters, {} active, {} experts x {} layers, top-{}\n",
-             spec.name, spec.architecture, format_count(file.total_params()),
-             format_count(file.active_params()), spec.router.n_experts, spec.n_layers,
-             spec.router.n_used);
+  const std::string experts =
+      spec.n_moe_layers() == 0
+          ? fmt::format("dense, {} layers", spec.n_layers)
+          : fmt::format("{} experts x {} layers, top-{}", spec.router.n_experts,
+                        spec.n_moe_layers(), spec.router.n_used);
+  fmt::print(stderr, "model    {} ({}), {} parameters, {} active, {}\n", spec.name,
+             spec.architecture, format_count(file.total_params()),
+             format_count(file.active_params()), experts);
   for (const std::string& line : describe(plan, file.expert_layout()))
     fmt::print(stderr, "{}\n", line);
 }

@@ -76,14 +76,15 @@ std::string run_summary(Runtime& runtime, const Generation& generation) {
       record.tokens.size(), per_second(static_cast<double>(record.tokens.size()), decode.wall_ns),
       ms(times.percentile(50)), ms(times.percentile(95)), ms(times.percentile(99)),
       ms(times.max()));
-  text += fmt::format(
-      "experts  {:.1f} % of {} calls from RAM; {} read, {:.2f} MB/token, {:.0f} "
-      "MB/s\n",
-      hit_rate, calls, decode.drive_reads,
-      record.tokens.empty() ? 0
-                            : static_cast<double>(decode.bytes_read) / 1e6 /
-                                  static_cast<double>(record.tokens.size()),
-      per_second(static_cast<double>(decode.bytes_read) / 1e6, decode.wall_ns));
+  if (runtime.spec().n_moe_layers() != 0)
+    text += fmt::format(
+        "experts  {:.1f} % of {} calls from RAM; {} read, {:.2f} MB/token, {:.0f} "
+        "MB/s\n",
+        hit_rate, calls, decode.drive_reads,
+        record.tokens.empty() ? 0
+                              : static_cast<double>(decode.bytes_read) / 1e6 /
+                                    static_cast<double>(record.tokens.size()),
+        per_second(static_cast<double>(decode.bytes_read) / 1e6, decode.wall_ns));
   text += fmt::format("time     {}\n", causes_line(decode.causes));
   text += fmt::format(
       "memory   peak {} of {}; {} threads, {}, {}, {}\n", format_bytes(peak_resident_bytes()),

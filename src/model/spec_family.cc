@@ -9,8 +9,19 @@ namespace {
 constexpr std::array kFamilies = {
     Family{
         .architecture = "llama",
+        .experts = Has::kIfPresent,  // Llama, Mistral; Mixtral
         .rotary = RotaryKind::kAdjacentPairs,
         .normalise_weights = true,
+    },
+    Family{
+        .architecture = "qwen2",
+        .experts = Has::kNo,
+        .qkv_bias = Has::kYes,
+    },
+    Family{
+        .architecture = "qwen3",
+        .experts = Has::kNo,
+        .qk_norm = QkNorm::kPerHead,
     },
     Family{
         .architecture = "olmoe",
@@ -26,6 +37,50 @@ constexpr std::array kFamilies = {
         .architecture = "qwen3moe",
         .qk_norm = QkNorm::kPerHead,
         .normalise_weights = true,
+    },
+    Family{
+        .architecture = "gpt-oss",
+        .qkv_bias = Has::kYes,
+        .o_bias = Has::kYes,
+        .sinks = true,
+        .window_period = 2,
+        .activation = Activation::kSwigluClamped,
+        .score = RouterScore::kSoftmaxOfChosen,
+        .router_bias = true,
+        .expert_bias = true,
+    },
+    Family{
+        .architecture = "glm4moe",
+        .qk_norm = QkNorm::kPerHead,
+        .has_qk_norm = Has::kIfPresent,
+        .qkv_bias = Has::kIfPresent,
+        .score = RouterScore::kSigmoid,
+        .selection_bias = Has::kYes,
+        .shared_expert = true,
+    },
+    Family{
+        .architecture = "granitemoe",
+        .rotary = RotaryKind::kAdjacentPairs,
+        .o_bias = Has::kIfPresent,
+        .normalise_weights = true,
+        .shared_expert = true,
+        .scales = true,
+    },
+    Family{
+        .architecture = "minimax-m2",
+        .qk_norm = QkNorm::kWhole,
+        .score = RouterScore::kSigmoid,
+        .normalise_weights = true,
+        .selection_bias = Has::kYes,
+    },
+    Family{
+        // Trained with SparseMixer; its files are run with a plain softmax by everybody.
+        .architecture = "phimoe",
+        .qkv_bias = Has::kYes,
+        .o_bias = Has::kYes,
+        .norm = NormKind::kLayer,
+        .normalise_weights = true,
+        .output_bias = true,
     },
 };
 

@@ -7,7 +7,9 @@ namespace {
 
 Result<RotaryScaling> read_scaling_kind(const SpecReader& reader) {
   OFFSTAGE_TRY(const auto stated, reader.gguf().find_string(reader.key("rope.scaling.type")));
-  const std::string_view kind = stated.value_or("none");
+  // Phi's files have LongRope's factors and no word about it.
+  const bool has_factors = reader.gguf().find_tensor("rope_factors_long.weight") != nullptr;
+  const std::string_view kind = stated.value_or(has_factors ? "longrope" : "none");
   if (kind == "none") return RotaryScaling::kNone;
   if (kind == "linear") return RotaryScaling::kLinear;
   if (kind == "yarn") return RotaryScaling::kYarn;

@@ -99,12 +99,24 @@ Result<MemoryPlan> plan_memory(const PlanInputs& inputs, Notices& notices) {
   return plan;
 }
 
-std::vector<std::string> describe(const MemoryPlan& plan, const ExpertLayout& layout) {
+namespace {
+
+std::string describe_slots(const MemoryPlan& plan, const ExpertLayout& layout) {
+  if (layout.n_layers() == 0) return "experts         none  a dense model: everything is resident";
   const uint64_t n_experts = uint64_t{layout.n_layers()} * layout.n_experts();
   const auto [least, most] =
       std::minmax_element(plan.slots.kept_per_layer.begin(), plan.slots.kept_per_layer.end());
   const std::string kept =
       *least == *most ? fmt::format("{}", *least) : fmt::format("{}-{}", *least, *most);
+  return fmt::format("experts  {:>11}  {} slots for {} experts ({:.0f} %), {} of {} kept per layer",
+                     format_bytes(plan.slot_bytes), plan.slots.n_slots(), n_experts,
+                     100.0 * plan.slots.n_slots() / static_cast<double>(n_experts), kept,
+                     layout.n_experts());
+}
+
+}  // namespace
+
+std::vector<std::string> describe(const MemoryPlan& plan, const ExpertLayout& layout) {
   return {
       fmt::format("budget   {:>11}  floor {}", format_bytes(plan.budget_bytes),
                   format_bytes(plan.floor_bytes)),
@@ -113,10 +125,7 @@ std::vector<std::string> describe(const MemoryPlan& plan, const ExpertLayout& la
       fmt::format("kv       {:>11}", format_bytes(plan.kv_bytes + plan.rotary_bytes)),
       fmt::format("scratch  {:>11}  chunks of {} tokens", format_bytes(plan.scratch_bytes),
                   plan.chunk_rows),
-      fmt::format("experts  {:>11}  {} slots for {} experts ({:.0f} %), {} of {} kept per layer",
-                  format_bytes(plan.slot_bytes), plan.slots.n_slots(), n_experts,
-                  100.0 * plan.slots.n_slots() / static_cast<double>(n_experts), kept,
-                  layout.n_experts()),
+      describe_slots(plan, layout),
   };
 }
 

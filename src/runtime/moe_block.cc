@@ -37,7 +37,7 @@ MoeBlock::MoeBlock(const ModelSpec& spec, const Compute& compute, RamTier& tier,
       timer_(timer),
       scratch_(scratch),
       router_(spec.router, compute.kernels(), rows_max),
-      input_(scratch.input_forms, rows_max, spec.hidden),
+      input_(scratch.input_forms, spec.n_moe_layers() == 0 ? 0 : rows_max, spec.hidden),
       shared_(spec.activation, compute, scratch.shared, rows_max, spec.shared_ffn) {
   jobs_.reserve(spec.router.n_experts);
 }

@@ -10,10 +10,13 @@
 namespace offstage {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::EndsWith;
+using ::testing::HasSubstr;
 using ::testing::IsEmpty;
 using ::testing::IsSupersetOf;
+using ::testing::Not;
 using testing::Outcome;
 using testing::SchemaCheck;
 
@@ -60,16 +63,17 @@ TEST_P(EveryFamily, RunReportsWhatHappened) {
   EXPECT_LE(ms["p50"], ms["p95"]);
   EXPECT_LE(ms["p95"], ms["p99"]);
   EXPECT_LE(ms["p99"], ms["max"]);
-  // Every decode forward calls experts_used experts in every layer, from RAM or from the drive.
+  // Every decode forward calls experts_used experts in every layer that has some, from RAM or from
+  // the drive.
   const auto& experts = json["experts"];
-  const uint64_t calls =
-      card["layers"].get<uint64_t>() * card["experts_used"].get<uint64_t>() * (kTokens - 1);
+  const uint64_t moe_layers = card["layers"].get<uint64_t>() - card["dense_layers"].get<uint64_t>();
+  const uint64_t calls = moe_layers * card["experts_used"].get<uint64_t>() * (kTokens - 1);
   EXPECT_EQ(experts["ram_hits"].get<uint64_t>() + experts["drive_reads"].get<uint64_t>(), calls);
   EXPECT_GT(json["prefill"]["drive_reads"], 0);
   EXPECT_GE(json["prefill"]["bytes_read"].get<uint64_t>(),
             json["prefill"]["drive_reads"].get<uint64_t>() * card["expert_bytes"].get<uint64_t>());
   EXPECT_LE(experts["slots"].get<uint64_t>(),
-            card["layers"].get<uint64_t>() * card["experts_per_layer"].get<uint64_t>());
+            moe_layers * card["experts_per_layer"].get<uint64_t>());
   EXPECT_LE(json["peak_rss_bytes"], json["ram_budget_bytes"]);
   EXPECT_GT(json["peak_rss_bytes"], 1 << 20);
 }
@@ -143,7 +147,8 @@ TEST_P(EveryFamily, InspectListsTensorsAndExperts) {
   EXPECT_EQ(json["file_bytes"], std::filesystem::file_size(model(GetParam())));
   EXPECT_LT(json["active_params"], json["total_params"]);
   EXPECT_EQ(json["expert_extents"].size(),
-            3 * json["layers"].get<size_t>() * json["experts_per_layer"].get<size_t>());
+            3 * (json["layers"].get<size_t>() - json["dense_layers"].get<size_t>()) *
+                json["experts_per_layer"].get<size_t>());
   uint64_t tensor_bytes = 0, expert_bytes = 0;
   for (const auto& tensor : json["tensors"]) tensor_bytes += tensor["bytes"].get<uint64_t>();
   for (const auto& extent : json["expert_extents"]) expert_bytes += extent["bytes"].get<uint64_t>();
@@ -152,12 +157,40 @@ TEST_P(EveryFamily, InspectListsTensorsAndExperts) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, EveryFamily,
-                         ::testing::Values("mixtral-s1", "olmoe-s1", "qwen2moe-s1", "qwen3moe-s1"),
+                         ::testing::Values("mixtral-s1", "olmoe-s1", "qwen2moe-s1", "qwen3moe-s1",
+                                           "gpt-oss-s1", "glm4moe-s1"),
                          [](const auto& info) {
                            std::string name = info.param;
-                           name[name.find('-')] = '_';
+                           std::replace(name.begin(), name.end(), '-', '_');
                            return name;
                          });
+
+// Nothing to read from the drive once it is loaded, and no figure that divides by experts.
+TEST_F(ReportTest, ADenseModelRunsAndIsInspected) {
+  const auto card =
+      checked(offstage({"inspect", "-m", model("qwen3-s1"), "--json", "--experts"}), "inspect");
+  EXPECT_EQ(card["dense_layers"], card["layers"]);
+  EXPECT_EQ(card["experts_bytes"], 0);
+  EXPECT_EQ(card["expert_bytes"], 0);
+  EXPECT_EQ(card["expert_extents"].size(), 0u);
+  EXPECT_EQ(card["active_params"], card["total_params"]);
+  const auto json = checked(run("qwen3-s1", {"-p", kText, "-n", "4", "--json"}), "run");
+  EXPECT_EQ(json["tokens"].size(), 4u);
+  EXPECT_EQ(json["experts"]["slots"], 0);
+  EXPECT_EQ(json["experts"]["drive_reads"], 0);
+  const auto text = run("qwen3-s1", {"-p", kText, "-n", "4"});
+  EXPECT_THAT(text.err, HasSubstr("dense model"));
+  EXPECT_THAT(text.err, Not(HasSubstr("calls from RAM")));
+  const auto shown = offstage({"inspect", "-m", model("qwen3-s1")});
+  EXPECT_THAT(shown.out, AllOf(HasSubstr("dense FFN"), Not(HasSubstr("experts  "))));
+}
+
+TEST_F(ReportTest, InspectTellsWindowsAndPredictionLayers) {
+  EXPECT_THAT(offstage({"inspect", "-m", model("gpt-oss-s1")}).out,
+              HasSubstr("1 of 2 layers read only the last 8 positions"));
+  EXPECT_THAT(offstage({"inspect", "-m", model("glm4moe-s2")}).out,
+              AllOf(HasSubstr("2 of 3 layers"), HasSubstr("1 layer(s) that predict")));
+}
 
 TEST_F(ReportTest, TokenizeGivesIdsAndPieces) {
   const auto prompt = golden("qwen3moe-s1")["prompts"]["short"];

@@ -109,6 +109,72 @@ TEST(SpecTest, LinearRotaryScalingDividesThePosition) {
   EXPECT_EQ(good_spec("llama", {{"rope.scaling.type", as_text("none")}}).rotary.position_scale, 1);
 }
 
+TEST(SpecTest, AModelWithoutExpertsIsAllDense) {
+  const ModelSpec spec = good_spec("llama", {{"expert_count", left_out()}});
+  EXPECT_EQ(spec.router.n_experts, 0u);
+  EXPECT_EQ(spec.n_dense_layers, spec.n_layers);
+  EXPECT_EQ(spec.n_moe_layers(), 0u);
+  EXPECT_EQ(spec.dense_ffn, 777u);
+}
+
+TEST(SpecTest, WindowsAlternate) {
+  const ModelSpec spec = good_spec("gpt-oss", {{"attention.sliding_window", as_uint32(7)}});
+  EXPECT_EQ(spec.attention.window_of(0), 7u);
+  EXPECT_EQ(spec.attention.window_of(1), 0u);
+  EXPECT_EQ(good_spec("llama").attention.window_of(0), 0u);
+  EXPECT_FALSE(spec_of(shape_of_family("gpt-oss")));  // a window that isn't stated
+}
+
+TEST(SpecTest, YarnIsRead) {
+  const ModelSpec spec =
+      good_spec("llama", {{"rope.scaling.type", as_text("yarn")},
+                          {"rope.scaling.factor", as_float32(32)},
+                          {"rope.scaling.original_context_length", as_uint32(4096)},
+                          {"rope.scaling.yarn_beta_fast", as_float32(16)}});
+  EXPECT_EQ(spec.rotary.scaling, RotaryScaling::kYarn);
+  EXPECT_EQ(spec.rotary.position_scale, 1.0f / 32);
+  EXPECT_EQ(spec.rotary.context_original, 4096u);
+  EXPECT_EQ(spec.rotary.beta_fast, 16.0f);
+  EXPECT_EQ(spec.rotary.beta_slow, 1.0f);
+  EXPECT_NEAR(spec.rotary.magnitude, 1 + 0.1 * std::log(32), 1e-6);
+}
+
+TEST(SpecTest, TheFilesRouterFunctionCounts) {
+  EXPECT_EQ(good_spec("glm4moe").router.score, RouterScore::kSigmoid);
+  EXPECT_EQ(good_spec("glm4moe", {{"expert_gating_func", as_uint32(1)}}).router.score,
+            RouterScore::kSoftmax);
+  EXPECT_EQ(good_spec("gpt-oss", {{"attention.sliding_window", as_uint32(7)}}).router.score,
+            RouterScore::kSoftmaxOfChosen);
+  const auto unknown = spec_of(shape_of_family("glm4moe"), {{"expert_gating_func", as_uint32(9)}});
+  ASSERT_FALSE(unknown);
+  EXPECT_EQ(unknown.error().code, ErrorCode::kUnsupported);
+}
+
+TEST(SpecTest, PredictionLayersArentComputed) {
+  const ModelSpec spec = good_spec("glm4moe", {{"nextn_predict_layers", as_uint32(1)},
+                                               {"leading_dense_block_count", as_uint32(1)}});
+  EXPECT_EQ(spec.n_layers, 1u);
+  EXPECT_EQ(spec.n_unused_layers, 1u);
+  EXPECT_EQ(spec.n_dense_layers, 1u);
+  EXPECT_FALSE(spec_of(shape_of_family("glm4moe"), {{"nextn_predict_layers", as_uint32(2)}}));
+}
+
+TEST(SpecTest, GranitesScalesAreRead) {
+  const ModelSpec spec = good_spec("granitemoe", {{"embedding_scale", as_float32(12)},
+                                                  {"residual_scale", as_float32(0.22f)},
+                                                  {"attention.scale", as_float32(0.015f)},
+                                                  {"logit_scale", as_float32(8)}});
+  EXPECT_EQ(spec.embedding_scale, 12.0f);
+  EXPECT_EQ(spec.residual_scale, 0.22f);
+  EXPECT_EQ(spec.attention.scale, 0.015f);
+  EXPECT_EQ(spec.logit_scale, 0.125f);
+}
+
+TEST(SpecTest, SharedExpertsMayBeStatedByTheirNumber) {
+  EXPECT_EQ(good_spec("glm4moe", {{"expert_shared_count", as_uint32(2)}}).shared_ffn, 64u);
+  EXPECT_EQ(good_spec("glm4moe").shared_ffn, 0u);
+}
+
 TEST(SpecTest, RouterScaleIsRead) {
   EXPECT_EQ(good_spec("llama", {{"expert_weights_scale", as_float32(2.5f)}}).router.weights_scale,
             2.5f);
@@ -117,7 +183,8 @@ TEST(SpecTest, RouterScaleIsRead) {
 TEST(SpecTest, ListsTheSupportedArchitectures) {
   const auto list = supported_architectures();
   EXPECT_THAT(std::vector<std::string_view>(list.begin(), list.end()),
-              ElementsAre("llama", "olmoe", "qwen2moe", "qwen3moe"));
+              ElementsAre("llama", "qwen2", "qwen3", "olmoe", "qwen2moe", "qwen3moe", "gpt-oss",
+                          "glm4moe", "granitemoe", "minimax-m2", "phimoe"));
 }
 
 TEST(SpecTest, AnUnsupportedArchitectureIsNamedWithTheSupportedOnes) {
@@ -128,7 +195,7 @@ TEST(SpecTest, AnUnsupportedArchitectureIsNamedWithTheSupportedOnes) {
   EXPECT_THAT(
       spec.error().message,
       AllOf(HasSubstr("model.gguf"), HasSubstr("general.architecture"), HasSubstr("'gemma9'"),
-            HasSubstr("llama, olmoe, qwen2moe, qwen3moe"),
+            HasSubstr("llama, qwen2, qwen3, olmoe, qwen2moe, qwen3moe, gpt-oss"),
             HasSubstr(fmt::format("offset {}", builder.value_offset("general.architecture")))));
 }
 
@@ -204,6 +271,8 @@ INSTANTIATE_TEST_SUITE_P(
         BadKey{"used_missing", "expert_used_count", left_out(), "", ErrorCode::kNotFound},
         BadKey{"no_expert_width", "expert_feed_forward_length", as_uint32(0), "found 0"},
         BadKey{"no_shared_width", "expert_shared_feed_forward_length", as_uint32(0), "found 0"},
+        BadKey{"groups_that_dont_divide", "expert_group_count", as_uint32(3), "found 3"},
+        BadKey{"groups_of_one", "expert_group_count", as_uint32(4), "found 4"},
         BadKey{"no_router_scale", "expert_weights_scale", as_float32(0), "found 0"}),
     [](const auto& info) { return std::string(info.param.name); });
 

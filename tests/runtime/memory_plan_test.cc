@@ -156,5 +156,27 @@ TEST_F(MemoryPlanTest, DescribesItselfInLines) {
   EXPECT_THAT(lines[5], HasSubstr("(100 %)"));
 }
 
+// All resident: the floor is the plan, and what is left of the budget stays unspent.
+TEST(DenseMemoryPlanTest, HasNoSlotsAndSaysSo) {
+  const auto file = ModelFile::open(std::string(OFFSTAGE_TEST_DATA) + "/models/qwen3-s1.gguf");
+  ASSERT_TRUE(file) << file.error().message;
+  const ExpertLayout layout = (*file)->expert_layout();
+  EXPECT_EQ(layout.n_layers(), 0u);
+  EXPECT_EQ(layout.total_expert_bytes(), 0u);
+  EXPECT_EQ((*file)->active_params(), (*file)->total_params());
+  RuntimeOptions options;
+  options.context = 128;
+  options.ram_bytes = 1000 * kMiB;
+  Notices notices;
+  const auto plan = plan_memory(
+      {(*file)->spec, (*file)->tensors, layout, options, 10 * kMiB, 2000 * kMiB, std::nullopt},
+      notices);
+  ASSERT_TRUE(plan) << plan.error().message;
+  EXPECT_EQ(plan->slot_bytes, 0u);
+  EXPECT_GT(plan->dense_bytes, 0u);
+  EXPECT_LE(plan->floor_bytes, plan->planned_bytes() + kMiB);
+  EXPECT_THAT(describe(*plan, layout).back(), HasSubstr("dense model"));
+}
+
 }  // namespace
 }  // namespace offstage

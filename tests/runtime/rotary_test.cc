@@ -59,6 +59,23 @@ TEST(RotaryTest, FactorsDivideEachFrequency) {
   expect_angles({RotaryKind::kAdjacentPairs, 16, 500000, 1}, factors);
 }
 
+// Against the formula of the paper, with whole bounds: head 16, base 10⁴, 32 positions stretched by
+// four. 32 turns fit below frequency 0 and one at 1.4, so the ramp runs from 0 to 2.
+TEST(RotaryTest, YarnKeepsFastFrequenciesAndStretchesSlowOnes) {
+  RotarySpec spec = {RotaryKind::kNeox, 16, 10000, 0.25f};
+  spec.scaling = RotaryScaling::kYarn;
+  spec.context_original = 32;
+  spec.magnitude = 1.5f;
+  HostArena arena = arena_for(spec, 100);
+  const RotaryTable table = table_of(spec, 100, nullptr, arena);
+  for (uint32_t i = 0; i < 8; ++i) {
+    const double kept = i == 0 ? 1 : i == 1 ? 0.5 : 0;
+    const double theta = std::pow(10000.0, -2.0 * i / 16) * (kept + (1 - kept) / 4);
+    EXPECT_NEAR(table.row(77)[2 * i], 1.5 * std::cos(77 * theta), 1e-6) << i;
+    EXPECT_NEAR(table.row(77)[2 * i + 1], 1.5 * std::sin(77 * theta), 1e-6) << i;
+  }
+}
+
 TEST(RotaryTest, PositionZeroRotatesNothing) {
   const RotarySpec spec = {RotaryKind::kNeox, 8, 10000, 1};
   HostArena arena = arena_for(spec, 1);

@@ -61,6 +61,65 @@ TEST(RouterTest, NormalisedWeightsSumToOneThenScale) {
   EXPECT_NEAR(routing.weights[0] + routing.weights[1], 2.5, 1e-5);
 }
 
+RouterSpec scored(RouterScore score, uint32_t n_experts, uint32_t n_used) {
+  RouterSpec spec = spec_of(n_experts, n_used);
+  spec.score = score;
+  return spec;
+}
+
+double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+
+TEST(RouterTest, SigmoidScoresEachExpertAlone) {
+  Router router(scored(RouterScore::kSigmoid, 4, 2), scalar(), 1);
+  float logits[] = {1, 0, 3, 2};
+  const Routing& routing = router.route(logits, 1);
+  EXPECT_THAT(ids(routing, 0), ElementsAre(2, 3));
+  EXPECT_NEAR(routing.weights[0], sigmoid(3), 1e-6);
+  EXPECT_NEAR(routing.weights[1], sigmoid(2), 1e-6);
+}
+
+TEST(RouterTest, SoftmaxOfTheChosenLeavesOutTheOthers) {
+  Router router(scored(RouterScore::kSoftmaxOfChosen, 4, 2), scalar(), 1);
+  float logits[] = {1, -90, 3, 2};
+  const Routing& routing = router.route(logits, 1);
+  EXPECT_THAT(ids(routing, 0), ElementsAre(2, 3));
+  EXPECT_NEAR(routing.weights[0], sigmoid(1), 1e-6);
+  EXPECT_NEAR(routing.weights[1], sigmoid(-1), 1e-6);
+}
+
+TEST(RouterTest, TheSelectionBiasChoosesButDoesntWeigh) {
+  Router router(scored(RouterScore::kSigmoid, 4, 2), scalar(), 1);
+  float logits[] = {1, 0, 3, 2};
+  const float bias[] = {0, 1, 0, 0};
+  const Routing& routing = router.route(logits, 1, bias);
+  EXPECT_THAT(ids(routing, 0), ElementsAre(1, 2));
+  EXPECT_NEAR(routing.weights[0], sigmoid(0), 1e-6);
+  EXPECT_NEAR(routing.weights[1], sigmoid(3), 1e-6);
+}
+
+TEST(RouterTest, GroupsAreAsGoodAsTheirTwoBestExperts) {
+  RouterSpec spec = scored(RouterScore::kSigmoid, 6, 2);
+  spec.n_groups = 3;
+  spec.n_groups_used = 1;
+  Router router(spec, scalar(), 1);
+  // The best expert is alone in its group; two good ones stand together.
+  float logits[] = {3, -9, 2, 1, 0, 0};
+  EXPECT_THAT(ids(router.route(logits, 1), 0), ElementsAre(2, 3));
+  float again[] = {3, -9, 2, 1, 0, 0};
+  const float bias[] = {0, 1, 0, 0, 0, 0};  // lifts its neighbour's group
+  EXPECT_THAT(ids(router.route(again, 1, bias), 0), ElementsAre(1, 0));
+}
+
+TEST(RouterTest, WeightsThatAllVanishStayFinite) {
+  RouterSpec spec = scored(RouterScore::kSigmoid, 3, 2);
+  spec.normalise_weights = true;
+  Router router(spec, scalar(), 1);
+  float logits[] = {-200, -200, -200};
+  const Routing& routing = router.route(logits, 1);
+  EXPECT_EQ(routing.weights[0], 0.0f);
+  EXPECT_EQ(routing.weights[1], 0.0f);
+}
+
 // A broken file's NaN: some experts are called, each once, and always the same.
 TEST(RouterTest, NanLogitsStillCallDistinctExperts) {
   Router router(spec_of(8, 4), scalar(), 1);
