@@ -1,0 +1,171 @@
+#!/usr/bin/env python3
+"""Writes the demo's card and training curve from what measure.py and the training left.
+
+    scripts/demo/card.py --corpus build/demo/corpus --train build/demo/train \\
+        --figures build/demo/figures.json --out src/app/demo
+"""
+
+import argparse
+import json
+import math
+import pathlib
+import sys
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402
+
+BLUE, ORANGE, GREY = "#2a6fb0", "#d9822b", "#888888"
+
+
+def read_log(path: pathlib.Path):
+    """Training losses and validation means by step; a resumed stretch replaces what it repeats."""
+    entries = {}
+    for line in path.read_text().splitlines():
+        entry = json.loads(line)
+        for step in [s for s in entries if s > entry["step"]]:
+            del entries[step]
+        entries[entry["step"]] = entries.get(entry["step"], {}) | entry
+    train = [(e["tokens"], e["loss"]) for e in entries.values() if "loss" in e]
+    valid = [(e["tokens"], e["mean"]) for e in entries.values() if "mean" in e]
+    return train, valid
+
+
+def curve(log: pathlib.Path, figures: dict, out: pathlib.Path) -> None:
+    train, valid = read_log(log)
+    bigram = [loss["bigram"] for loss in figures["loss"].values()]
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    axes.plot([t / 1e6 for t, _ in train], [v for _, v in train], color=BLUE, alpha=0.5,
+              linewidth=1, label="training, a batch")
+    axes.plot([t / 1e6 for t, _ in valid], [v for _, v in valid], "o-", color=ORANGE,
+              markersize=4, label="validation, mean of the domains")
+    axes.axhline(sum(bigram) / len(bigram), color=GREY, linestyle="--", linewidth=1,
+                 label="bigram model, on the card's validation text")
+    axes.set_xlabel("training tokens (millions)")
+    axes.set_ylabel("loss (nats per token)")
+    axes.set_title("Offstage demo: training")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(out, dpi=110)
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
+
+
+def losses(figures: dict) -> str:
+    names = list(next(iter(figures["loss"].values())))
+    ppl = lambda nats: f"{math.exp(nats):.2f}"  # noqa: E731
+    rows = [[domain, *(ppl(loss[name]) for name in names)]
+            for domain, loss in figures["loss"].items()]
+    mean = {n: sum(loss[n] for loss in figures["loss"].values()) / len(rows) for n in names}
+    rows.append(["*mean loss, nats*", *(f"{mean[n]:.4f}" for n in names)])
+    return table(["domain", *names], rows)
+
+
+def verdict(figures: dict) -> str:
+    below = {d: loss["bigram"] - loss["F16"] for d, loss in figures["loss"].items()}
+    mean = sum(below.values()) / len(below)
+    side = "below" if mean > 0 else "above"
+    return (f"The F16 file's loss is on average {abs(mean):.2f} nats {side} the bigram model's on "
+            f"the same tokens, from {min(below.values()):+.2f} to {max(below.values()):+.2f} by "
+            "domain (positive: the model is better).")
+
+
+def sources(corpus: pathlib.Path, figures: dict) -> str:
+    facts = json.loads((corpus / "sources.json").read_text())
+    packages = table(["package", "version", "licence of what is taken"],
+                     [[f"`{name}`", entry["version"], entry["licence"]]
+                      for name, entry in facts["packages"].items()])
+    size = lambda part: f"{part['documents']} / {part['bytes'] / 1e6:.2f} MB"  # noqa: E731
+    domains = table(["domain", "training documents / text", "training tokens",
+                     "validation documents / text"],
+                    [[d, size(parts["train"]), f"{figures['train_tokens'][d] / 1e6:.2f} M",
+                      size(parts["valid"])] for d, parts in facts["domains"].items()])
+    return packages + "\n\n" + domains
+
+
+def card(corpus: pathlib.Path, figures: dict) -> str:
+    shape = figures["shape"]
+    experts = table(["layer", "entropy of use", "least used expert"],
+                    [[str(i), f"{e:.3f}", f"{least:.2f}"] for i, (e, least) in
+                     enumerate(zip(figures["entropy"], figures["least_used"], strict=True))])
+    dead = sum(least < 0.2 for least in figures["least_used"])
+    sizes = ", ".join(f"{n} {b / 2**20:.2f} MiB" for n, b in figures["bytes"].items())
+    positions = sum(m["positions"] for m in figures["measured"].values())
+    facts = ", ".join([
+        f"{shape['layers']} layers", f"{shape['experts']} experts of width {shape['width']}",
+        f"top-{shape['used']}", f"hidden {shape['hidden']}",
+        f"{shape['heads']} heads of {shape['head_size']} over {shape['kv_heads']} KV heads"])
+    budget = (f"{figures['step']} steps, {figures['tokens'] / 1e6:.2f} M tokens, "
+              f"{figures['minutes']:.0f} minutes of wall time")
+    return f"""# Offstage demo: model card
+
+The model of `offstage run` without `-m`: a small Mixture-of-Experts model trained from scratch on
+freely licensed text, so that a fresh clone has text, routing and quality loss to look at. It
+knows five kinds of text and nothing of the world; its answers are never facts.
+
+`qwen3moe`: {facts},
+byte-level BPE of {shape['vocabulary']} tokens (`gpt-2` pre-tokenizer), context 512.
+Shipped: Q4_K, with output, embedding and attention values in Q6_K. Sizes: {sizes}.
+
+## Training
+
+{budget} on idle time of two shared CPU cores
+(`scripts/train_demo.py`; AdamW, bfloat16 products, load-balancing loss). Embedding and output were
+first fitted alone to the pair counts of the training split: at 0 tokens the model is a bigram model
+of rank {shape['hidden']}, and what it learns after that is context.
+
+![loss over training tokens](curve.png)
+
+## Perplexity on validation text
+
+{positions} positions of documents that training never saw, in windows of 512; `offstage eval` for the
+files, PyTorch in float32 for the checkpoint; the bigram model has all pairs of the training split,
+smoothed as suits this very text best (weight {figures['smoothing']}).
+
+{losses(figures)}
+
+{verdict(figures)}
+
+## Use of the experts
+
+On the same text. Entropy 1 is even use; the least used expert's share is in units of an even
+share (1/{shape['experts']}), and below 0.2 counts as dead: {dead} of {shape['layers']} layers have one.
+
+{experts}
+
+## Text it was trained on
+
+Debian packages, downloaded and unpacked by `scripts/demo/corpus.py`; every sixteenth document, by
+the hash of its name, is validation.
+
+{sources(corpus, figures)}
+
+## Made with
+
+```sh
+scripts/demo/corpus.py --out build/demo/corpus
+scripts/train_demo.py --corpus build/demo/corpus --out build/demo/train --minutes 60
+scripts/demo/export.py --train build/demo/train --out build/demo/demo-f16.gguf
+scripts/quantize.py build/demo/demo-f16.gguf src/app/demo/offstage-demo.gguf Q4_K
+scripts/demo/measure.py … && scripts/demo/card.py …    # this page
+```
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    for name in ("corpus", "train", "figures", "out"):
+        parser.add_argument(f"--{name}", type=pathlib.Path, required=True)
+    args = parser.parse_args()
+    figures = json.loads(args.figures.read_text())
+    curve(args.train / "log.jsonl", figures, args.out / "curve.png")
+    (args.out / "CARD.md").write_text(card(args.corpus, figures))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
