@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "app/command.h"
+#include "app/default_model.h"
 #include "app/model_flags.h"
 #include "app/run_report.h"
 #include "app/terminal.h"
@@ -183,7 +184,8 @@ nlohmann::ordered_json verify_json(const VerifyReport& report) {
 }
 
 Result<int> inspect(const InspectFlags& flags) {
-  OFFSTAGE_TRY(const auto file, ModelFile::open(flags.model));
+  OFFSTAGE_TRY(const std::string model, model_or_default(flags.model));
+  OFFSTAGE_TRY(const auto file, ModelFile::open(model));
   const Card card(*file);
   Notices notices;
   NoticePrinter printer(notices);

@@ -2,6 +2,7 @@
 #include <memory>
 
 #include "app/command.h"
+#include "app/default_model.h"
 #include "app/model_flags.h"
 #include "app/run_report.h"
 #include "app/terminal.h"
@@ -18,7 +19,8 @@ struct TokenizeFlags {
 Result<int> tokenize(const TokenizeFlags& flags) {
   if (flags.prompt.empty() == flags.file.empty())
     return make_error(ErrorCode::kInvalidArgument, "give the text with -p or with -f");
-  OFFSTAGE_TRY(const GgufModel gguf, GgufModel::open(flags.model));
+  OFFSTAGE_TRY(const std::string model, model_or_default(flags.model));
+  OFFSTAGE_TRY(const GgufModel gguf, GgufModel::open(model));
   OFFSTAGE_TRY(VocabularyFacts facts, vocabulary_from_gguf(gguf));
   Notices notices;
   OFFSTAGE_TRY(const auto tokenizer, Tokenizer::create(std::move(facts), &notices));

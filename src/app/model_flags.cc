@@ -4,6 +4,7 @@
 #include <cstdlib>
 #include <utility>
 
+#include "app/default_model.h"
 #include "base/units.h"
 
 namespace offstage {
@@ -32,7 +33,8 @@ constexpr std::array kDirect = {std::pair("auto", DirectIo::kAuto), std::pair("o
 }  // namespace
 
 void add_model_flag(CLI::App& command, std::string& model) {
-  command.add_option("-m,--model", model, "GGUF file, or any one shard of it")->required();
+  command.add_option("-m,--model", model,
+                     "GGUF file, or any one shard of it (default: $OFFSTAGE_MODEL, then the demo)");
 }
 
 void ModelFlags::add_to(CLI::App& command) {
@@ -66,7 +68,7 @@ void ModelFlags::add_to(CLI::App& command) {
 
 Result<RuntimeOptions> ModelFlags::parse() const {
   RuntimeOptions options;
-  options.model_path = model;
+  OFFSTAGE_TRY(options.model_path, model_or_default(model));
   if (!ram.empty()) {
     OFFSTAGE_TRY(options.ram_bytes, parse_bytes(ram));
   }

@@ -36,7 +36,6 @@ TEST_F(CommandLineTest, WrongCommandLinesEndWithTwo) {
   const std::vector<std::vector<std::string>> wrong = {
       {},
       {"runs"},
-      {"run"},
       {"run", "-m", m, "-p", "x", "--no-such-flag"},
       {"run", "-m", m, "-p", "x", "--ram", "8Q"},
       {"run", "-m", m, "-p", "x", "-ctk", "f17"},

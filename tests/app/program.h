@@ -32,6 +32,7 @@ struct Outcome {
 };
 
 struct Conditions {
+  std::string program = OFFSTAGE_BINARY;
   std::string input;                               // standard input
   std::map<std::string, std::string> environment;  // added to this process's
   int interrupt_after_bytes = -1;                  // SIGINT once so much was written to stdout
@@ -59,7 +60,7 @@ class Program {
   void start() {
     int in[2], out[2], err[2];
     CHECK(pipe(in) == 0 && pipe(out) == 0 && pipe(err) == 0);
-    std::vector<char*> argv = {const_cast<char*>(OFFSTAGE_BINARY)};
+    std::vector<char*> argv = {const_cast<char*>(conditions_.program.c_str())};
     for (std::string& argument : arguments_) argv.push_back(argument.data());
     argv.push_back(nullptr);
     pid_ = fork();
@@ -71,7 +72,7 @@ class Program {
       dup2(out[1], STDOUT_FILENO);
       dup2(err[1], STDERR_FILENO);
       for (const int fd : {in[0], in[1], out[0], out[1], err[0], err[1]}) close(fd);
-      execv(OFFSTAGE_BINARY, argv.data());
+      execv(conditions_.program.c_str(), argv.data());
       _exit(127);
     }
     for (const int fd : {in[0], out[1], err[1]}) close(fd);
