@@ -12,34 +12,46 @@
 namespace offstage {
 namespace {
 
-// Elements at … at + 7 of a stored row of n; `at` is a multiple of 8. Beyond n: zeros.
+// A row that is read within the next block of 64, into L2.
+OFFSTAGE_INLINE void fetch(const std::byte* row, uint64_t bytes) {
+  for (uint64_t at = 0; at < bytes; at += 64)
+    _mm_prefetch(reinterpret_cast<const char*>(row + at), _MM_HINT_T1);
+}
+
+// Elements base + offset … + 7 of a stored row; base is a multiple of 16, offset 0 or 8. (Apart, so
+// that the compiler sees two halves share a scale.)
 template <KvType kType>
-OFFSTAGE_INLINE __m256 load_kv(const std::byte* row, uint32_t at, uint32_t n) {
-  if (at >= n) return _mm256_setzero_ps();
+OFFSTAGE_INLINE __m256 load_kv(const std::byte* row, uint32_t base, uint32_t offset) {
+  const uint32_t at = base + offset;
   if constexpr (kType == KvType::kF32)
-    return _mm256_maskload_ps(reinterpret_cast<const float*>(row) + at, lanes_from(at, n));
-  if constexpr (kType == KvType::kF16) {
-    const std::byte* from = row + size_t{at} * 2;
-    alignas(16) std::byte padded[16];
-    if (n - at < 8) {
-      __builtin_memset(padded, 0, sizeof padded);
-      __builtin_memcpy(padded, from, (n - at) * 2);
-      from = padded;
-    }
-    return _mm256_cvtph_ps(load16(from));
-  }
-  const std::byte* block = row + size_t{at} / 32 * 34;
+    return _mm256_loadu_ps(reinterpret_cast<const float*>(row) + at);
+  if constexpr (kType == KvType::kF16) return _mm256_cvtph_ps(load16(row + size_t{at} * 2));
+  const std::byte* block = row + size_t{base} / 32 * 34;
   uint16_t d;
   __builtin_memcpy(&d, block, 2);
-  const __m128i q = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(block + 2 + at % 32));
+  const __m128i q =
+      _mm_loadl_epi64(reinterpret_cast<const __m128i*>(block + 2 + base % 32 + offset));
   return _mm256_mul_ps(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(q)),
                        _mm256_cvtph_ps(_mm_set1_epi16(static_cast<short>(d))));
+}
+
+// The same of a row of n that may end before: then zeros.
+template <KvType kType>
+OFFSTAGE_INLINE __m256 load_kv_end(const std::byte* row, uint32_t at, uint32_t n) {
+  if (at >= n) return _mm256_setzero_ps();
+  if (n - at >= 8) return load_kv<kType>(row, at / 16 * 16, at % 16);
+  if constexpr (kType == KvType::kF32)
+    return _mm256_maskload_ps(reinterpret_cast<const float*>(row) + at, lanes_from(at, n));
+  alignas(16) std::byte padded[16] = {};  // F16: rows in Q8_0 are multiples of 32
+  __builtin_memcpy(padded, row + size_t{at} * 2, (n - at) * 2);
+  return _mm256_cvtph_ps(load16(padded));
 }
 
 // The positions of one block that are attended, within the block.
 struct Block {
   const std::byte* k;
   const std::byte* v;
+  const std::byte* next_k;  // of the next block; of this one when it is the last
   uint32_t begin, end;
   bool first;
 };
@@ -51,26 +63,76 @@ struct State {
   float old_scale[kHeads], new_scale[kHeads];
 };
 
-template <KvType kType, int kHeads>
-void score(const AttentionArgs& args, const float* q, const Block& block, State<kHeads>* state) {
-  const uint32_t n = args.head_dim_k;
-  const uint64_t stride = kv_row_bytes(kType, n);
-  for (uint32_t i = block.begin; i < block.end; ++i) {
-    const std::byte* row = block.k + stride * i;
-    __m256 lanes[kHeads][2];
-    for (int h = 0; h < kHeads; ++h) lanes[h][0] = lanes[h][1] = _mm256_setzero_ps();
-    for (uint32_t d = 0; d < n; d += 16) {
-      for (uint32_t half = 0; half < 2; ++half) {
-        const uint32_t at = d + 8 * half;
-        const __m256i m = lanes_from(at, n);
-        const __m256 k = load_kv<kType>(row, at, n);
-        for (uint32_t h = 0; h < kHeads; ++h)
-          lanes[h][half] =
-              _mm256_fmadd_ps(_mm256_maskload_ps(q + size_t{h} * n + at, m), k, lanes[h][half]);
+// Sixteen lanes of q · k, the upper eight added to the lower, for kRows rows and kHeads heads: q is
+// loaded once for all rows.
+template <KvType kType, int kHeads, int kRows>
+OFFSTAGE_INLINE void dot_lanes(const float* q, uint32_t n, const std::byte* const* row,
+                               __m256 (*sums)[kRows]) {
+  __m256 lanes[kHeads][kRows][2];
+  for (int h = 0; h < kHeads; ++h)
+    for (int r = 0; r < kRows; ++r) lanes[h][r][0] = lanes[h][r][1] = _mm256_setzero_ps();
+  uint32_t d = 0;
+  for (; d + 16 <= n; d += 16) {
+    for (uint32_t half = 0; half < 2; ++half) {
+      __m256 k[kRows];
+      for (int r = 0; r < kRows; ++r) k[r] = load_kv<kType>(row[r], d, 8 * half);
+      for (uint32_t h = 0; h < kHeads; ++h) {
+        const __m256 x = _mm256_loadu_ps(q + size_t{h} * n + d + 8 * half);
+        for (int r = 0; r < kRows; ++r)
+          lanes[h][r][half] = _mm256_fmadd_ps(x, k[r], lanes[h][r][half]);
       }
     }
+  }
+  for (uint32_t half = 0; d + 8 * half < n; ++half) {
+    const uint32_t at = d + 8 * half;
+    const __m256i mask = lanes_from(at, n);
+    for (int r = 0; r < kRows; ++r) {
+      const __m256 k = load_kv_end<kType>(row[r], at, n);
+      for (uint32_t h = 0; h < kHeads; ++h)
+        lanes[h][r][half] =
+            _mm256_fmadd_ps(_mm256_maskload_ps(q + size_t{h} * n + at, mask), k, lanes[h][r][half]);
+    }
+  }
+  for (int h = 0; h < kHeads; ++h)
+    for (int r = 0; r < kRows; ++r) sums[h][r] = _mm256_add_ps(lanes[h][r][0], lanes[h][r][1]);
+}
+
+// p ← scale · dot(q, k) of eight positions. Those that aren't attended get another's score.
+template <KvType kType, int kHeads>
+void score8(const AttentionArgs& args, const float* q, const Block& block, uint32_t origin,
+            bool fetch_values, float (*p)[kKvBlockPositions]) {
+  constexpr int kRows = kHeads == 2 ? 2 : 1;
+  const uint32_t n = args.head_dim_k;
+  const uint64_t stride = kv_row_bytes(kType, n);
+  const uint64_t v_stride = kv_row_bytes(args.v_type, args.head_dim_v);
+  __m256 sums[kHeads][8];
+  for (uint32_t first = 0; first < 8; first += kRows) {
+    const std::byte* row[kRows];
+    for (uint32_t r = 0; r < kRows; ++r) {
+      uint32_t i = origin + first + r;
+      i = i < block.begin ? block.begin : i < block.end ? i : block.end - 1;
+      row[r] = block.k + stride * i;
+      if (fetch_values) fetch(block.v + v_stride * i, v_stride);
+    }
+    __m256 here[kHeads][kRows];
+    dot_lanes<kType, kHeads, kRows>(q, n, row, here);
     for (int h = 0; h < kHeads; ++h)
-      state->p[h][i] = args.scale * sum_lanes_avx2(lanes[h][0], lanes[h][1]);
+      for (uint32_t r = 0; r < kRows; ++r) sums[h][first + r] = here[h][r];
+  }
+  for (int h = 0; h < kHeads; ++h)
+    _mm256_store_ps(p[h] + origin,
+                    _mm256_mul_ps(_mm256_set1_ps(args.scale), sum_lanes8_avx2(sums[h])));
+}
+
+// p ← scores of the attended positions; the others' are of no account.
+template <KvType kType, int kHeads>
+void score(const AttentionArgs& args, const float* q, const Block& block, State<kHeads>* state) {
+  constexpr int kTogether = kHeads == 4 && kType != KvType::kQ8_0 ? 2 : kHeads;
+  for (uint32_t origin = 0; origin < kKvBlockPositions; origin += 8) {
+    if (origin >= block.end || origin + 8 <= block.begin) continue;  // merge_softmax writes them
+    for (uint32_t h = 0; h < kHeads; h += kTogether)
+      score8<kType, kTogether>(args, q + size_t{h} * args.head_dim_k, block, origin, h == 0,
+                               state->p + h);
   }
 }
 
@@ -106,7 +168,7 @@ void merge_softmax(const Block& block, State<kHeads>* state) {
 }
 
 // Elements d … of the block's Σ p·v, kChunks vectors of eight, merged into out.
-template <KvType kType, int kHeads, int kChunks>
+template <KvType kType, int kHeads, int kChunks, bool kWhole>
 OFFSTAGE_INLINE void add_values(const AttentionArgs& args, const Block& block, uint32_t d,
                                 const State<kHeads>& state, float* out) {
   const uint32_t n = args.head_dim_v;
@@ -114,10 +176,14 @@ OFFSTAGE_INLINE void add_values(const AttentionArgs& args, const Block& block, u
   __m256 o[kHeads][kChunks];
   for (int h = 0; h < kHeads; ++h)
     for (int c = 0; c < kChunks; ++c) o[h][c] = _mm256_setzero_ps();
+  const uint64_t k_stride = kv_row_bytes(args.k_type, args.head_dim_k);
   for (uint32_t i = block.begin; i < block.end; ++i) {
+    if (d == 0) fetch(block.next_k + k_stride * i, k_stride);
+    const std::byte* row = block.v + stride * i;
     __m256 v[kChunks];
     for (uint32_t c = 0; c < kChunks; ++c)
-      v[c] = load_kv<kType>(block.v + stride * i, d + 8 * c, n);
+      v[c] = kWhole ? load_kv<kType>(row, d + 8 * c / 16 * 16, 8 * c % 16)
+                    : load_kv_end<kType>(row, d + 8 * c, n);
     for (int h = 0; h < kHeads; ++h) {
       const __m256 p = _mm256_set1_ps(state.p[h][i]);
       for (int c = 0; c < kChunks; ++c) o[h][c] = _mm256_fmadd_ps(p, v[c], o[h][c]);
@@ -143,8 +209,9 @@ void accumulate(const AttentionArgs& args, const Block& block, const State<kHead
   constexpr int kChunks = kHeads == 4 ? 2 : 4;
   uint32_t d = 0;
   for (; d + 8 * kChunks <= args.head_dim_v; d += 8 * kChunks)
-    add_values<kType, kHeads, kChunks>(args, block, d, state, out);
-  for (; d < args.head_dim_v; d += 8) add_values<kType, kHeads, 1>(args, block, d, state, out);
+    add_values<kType, kHeads, kChunks, true>(args, block, d, state, out);
+  for (; d < args.head_dim_v; d += 8)
+    add_values<kType, kHeads, 1, false>(args, block, d, state, out);
 }
 
 template <int kHeads>
@@ -158,6 +225,7 @@ void attend(const AttentionArgs& args, uint32_t head) {
     const Block block = {
         .k = args.k_blocks[b] + args.k_offset,
         .v = args.v_blocks[b] + args.v_offset,
+        .next_k = args.k_blocks[b < last_block ? b + 1 : b] + args.k_offset,
         .begin = b == first_block ? args.first % kKvBlockPositions : 0,
         .end = b == last_block ? args.last % kKvBlockPositions + 1 : kKvBlockPositions,
         .first = b == first_block,
@@ -192,6 +260,7 @@ void attention_avx2(const AttentionArgs& args) {
   check_attention(args);
   uint32_t head = 0;
   for (; head + 4 <= args.n_heads; head += 4) attend<4>(args, head);
+  for (; head + 2 <= args.n_heads; head += 2) attend<2>(args, head);
   for (; head < args.n_heads; ++head) attend<1>(args, head);
 }
 

@@ -21,16 +21,19 @@ OFFSTAGE_INLINE void fetch(const std::byte* row, uint64_t bytes) {
     _mm_prefetch(reinterpret_cast<const char*>(row + at), _MM_HINT_T1);
 }
 
-// Elements at … at + 15 of a stored row; `at` is a multiple of 16.
+// Elements base + offset … + 15 of a stored row; base is a multiple of 32, offset 0 or 16. (Apart,
+// so that the compiler sees two halves share a scale.)
 template <KvType kType>
-OFFSTAGE_INLINE __m512 load_kv(const std::byte* row, uint32_t at, __mmask16 lanes) {
+OFFSTAGE_INLINE __m512 load_kv(const std::byte* row, uint32_t base, uint32_t offset,
+                               __mmask16 lanes) {
+  const uint32_t at = base + offset;
   if constexpr (kType == KvType::kF32) return _mm512_maskz_loadu_ps(lanes, row + size_t{at} * 4);
   if constexpr (kType == KvType::kF16)
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, row + size_t{at} * 2));
-  const std::byte* block = row + size_t{at} / 32 * 34;
+  const std::byte* block = row + size_t{base} / 32 * 34;
   uint16_t d;
   __builtin_memcpy(&d, block, 2);
-  const __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 2 + at % 32));
+  const __m128i q = _mm_loadu_si128(reinterpret_cast<const __m128i*>(block + 2 + offset));
   return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(q)),
                        _mm512_cvtph_ps(_mm256_set1_epi16(static_cast<short>(d))));
 }
@@ -51,39 +54,72 @@ struct State {
   float old_scale[kHeads], new_scale[kHeads];
 };
 
-// p ← scale · dot(q, k) for the attended positions; others are left as they are.
+// Sixteen lanes of q · k for kRows rows and kHeads heads, sixteen accumulators in all: q is loaded
+// once for all rows, and what is left of a row is folded before it leaves the registers.
+template <KvType kType, int kHeads, int kRows>
+OFFSTAGE_INLINE void dot_lanes(const float* q, uint32_t n, const std::byte* const* row,
+                               __m512 (*lanes)[kRows]) {
+  for (int h = 0; h < kHeads; ++h)
+    for (int r = 0; r < kRows; ++r) lanes[h][r] = _mm512_setzero_ps();
+  const auto add = [&](uint32_t d, uint32_t offset, __mmask16 mask) {
+    __m512 k[kRows];
+    for (int r = 0; r < kRows; ++r) k[r] = load_kv<kType>(row[r], d, offset, mask);
+    for (uint32_t h = 0; h < kHeads; ++h) {
+      const __m512 x = _mm512_maskz_loadu_ps(mask, q + size_t{h} * n + d + offset);
+      for (int r = 0; r < kRows; ++r) lanes[h][r] = _mm512_fmadd_ps(x, k[r], lanes[h][r]);
+    }
+  };
+  uint32_t d = 0;
+  for (; d + 32 <= n; d += 32) {
+    add(d, 0, 0xffff);
+    add(d, 16, 0xffff);
+  }
+  for (uint32_t offset = 0; d + offset < n; offset += 16) add(d, offset, lanes_from(d + offset, n));
+}
+
+// p ← scale · dot(q, k) of sixteen positions. Those that aren't attended get another's score.
 template <KvType kType, int kHeads>
-void score(const AttentionArgs& args, const float* q, const Block& block, State<kHeads>* state) {
+void score16(const AttentionArgs& args, const float* q, const Block& block, uint32_t origin,
+             bool fetch_values, float (*p)[kKvBlockPositions]) {
+  constexpr int kRows = kHeads == 1 ? 1 : 16 / kHeads, kPasses = 16 / kRows;
   const uint32_t n = args.head_dim_k;
   const uint64_t stride = kv_row_bytes(kType, n);
   const uint64_t v_stride = kv_row_bytes(args.v_type, args.head_dim_v);
-  const __m512 scale = _mm512_set1_ps(args.scale);
-  for (uint32_t origin = 0; origin < kKvBlockPositions; origin += 16) {
-    __m512 partial[kHeads][16];
-    for (uint32_t i = 0; i < 16; ++i) {
-      __m512 lanes[kHeads];
-      for (int h = 0; h < kHeads; ++h) lanes[h] = _mm512_setzero_ps();
-      if (origin + i >= block.begin && origin + i < block.end) {
-        const std::byte* row = block.k + stride * (origin + i);
-        fetch(block.v + v_stride * (origin + i), v_stride);
-        uint32_t d = 0;
-        for (; d + 16 <= n; d += 16) {  // whole vectors: q stays an operand in memory
-          const __m512 k = load_kv<kType>(row, d, 0xffff);
-          for (uint32_t h = 0; h < kHeads; ++h)
-            lanes[h] = _mm512_fmadd_ps(_mm512_loadu_ps(q + size_t{h} * n + d), k, lanes[h]);
-        }
-        if (d < n) {
-          const __mmask16 m = lanes_from(d, n);
-          const __m512 k = load_kv<kType>(row, d, m);
-          for (uint32_t h = 0; h < kHeads; ++h)
-            lanes[h] =
-                _mm512_fmadd_ps(_mm512_maskz_loadu_ps(m, q + size_t{h} * n + d), k, lanes[h]);
-        }
-      }
-      for (int h = 0; h < kHeads; ++h) partial[h][i] = lanes[h];
+  __m512 folded[kHeads][kPasses];
+  for (uint32_t pass = 0; pass < kPasses; ++pass) {
+    const std::byte* row[kRows];
+    for (uint32_t r = 0; r < kRows; ++r) {
+      uint32_t i = origin + pass + kPasses * r;
+      i = i < block.begin ? block.begin : i < block.end ? i : block.end - 1;
+      row[r] = block.k + stride * i;
+      if (fetch_values) fetch(block.v + v_stride * i, v_stride);
     }
-    for (int h = 0; h < kHeads; ++h)
-      _mm512_store_ps(state->p[h] + origin, _mm512_mul_ps(scale, sum_lanes16_avx512(partial[h])));
+    __m512 lanes[kHeads][kRows];
+    dot_lanes<kType, kHeads, kRows>(q, n, row, lanes);
+    for (int h = 0; h < kHeads; ++h) {
+      fold_all<0, kRows>(lanes[h]);
+      folded[h][pass] = lanes[h][0];
+    }
+  }
+  for (int h = 0; h < kHeads; ++h) {
+    fold_all<__builtin_ctz(kRows), kPasses>(folded[h]);
+    _mm512_store_ps(p[h] + origin,
+                    _mm512_mul_ps(_mm512_set1_ps(args.scale), in_order_avx512(folded[h][0])));
+  }
+}
+
+// p ← scores of the attended positions; the others' are of no account.
+template <KvType kType, int kHeads>
+void score(const AttentionArgs& args, const float* q, const Block& block, State<kHeads>* state) {
+  constexpr int kTogether = kHeads == 8 && kType != KvType::kQ8_0 ? 4 : kHeads;
+  for (uint32_t origin = 0; origin < kKvBlockPositions; origin += 16) {
+    if (origin >= block.end || origin + 16 <= block.begin) {
+      for (int h = 0; h < kHeads; ++h) _mm512_store_ps(state->p[h] + origin, _mm512_setzero_ps());
+      continue;
+    }
+    for (uint32_t h = 0; h < kHeads; h += kTogether)
+      score16<kType, kTogether>(args, q + size_t{h} * args.head_dim_k, block, origin, h == 0,
+                                state->p + h);
   }
 }
 
@@ -122,7 +158,8 @@ void merge_softmax(const Block& block, State<kHeads>* state) {
   }
 }
 
-// Elements d … of the block's Σ p·v, kChunks vectors of sixteen, merged into out.
+// Elements d … of the block's Σ p·v, kChunks vectors of sixteen, merged into out. Several chunks
+// are whole and begin at a multiple of 32.
 template <KvType kType, int kHeads, int kChunks>
 OFFSTAGE_INLINE void add_values(const AttentionArgs& args, const Block& block, uint32_t d,
                                 const State<kHeads>& state, float* out) {
@@ -131,15 +168,17 @@ OFFSTAGE_INLINE void add_values(const AttentionArgs& args, const Block& block, u
   __mmask16 lanes[kChunks];
   __m512 o[kHeads][kChunks];
   for (uint32_t c = 0; c < kChunks; ++c) {
-    lanes[c] = lanes_from(d + 16 * c, n);
+    lanes[c] = kChunks > 1 ? 0xffff : lanes_from(d, n);
     for (int h = 0; h < kHeads; ++h) o[h][c] = _mm512_setzero_ps();
   }
   const uint64_t k_stride = kv_row_bytes(args.k_type, args.head_dim_k);
   for (uint32_t i = block.begin; i < block.end; ++i) {
     if (d == 0) fetch(block.next_k + k_stride * i, k_stride);
+    const std::byte* row = block.v + stride * i;
     __m512 v[kChunks];
     for (uint32_t c = 0; c < kChunks; ++c)
-      v[c] = load_kv<kType>(block.v + stride * i, d + 16 * c, lanes[c]);
+      v[c] = kChunks > 1 ? load_kv<kType>(row, d + c / 2 * 32, c % 2 * 16, 0xffff)
+                         : load_kv<kType>(row, d / 32 * 32, d % 32, lanes[c]);
     for (int h = 0; h < kHeads; ++h) {
       const __m512 p = _mm512_set1_ps(state.p[h][i]);
       for (int c = 0; c < kChunks; ++c) o[h][c] = _mm512_fmadd_ps(p, v[c], o[h][c]);
@@ -215,6 +254,7 @@ void attention_avx512(const AttentionArgs& args) {
   uint32_t head = 0;
   for (; head + 8 <= args.n_heads; head += 8) attend<8>(args, head);
   for (; head + 4 <= args.n_heads; head += 4) attend<4>(args, head);
+  for (; head + 2 <= args.n_heads; head += 2) attend<2>(args, head);
   for (; head < args.n_heads; ++head) attend<1>(args, head);
 }
 

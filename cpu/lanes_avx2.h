@@ -64,6 +64,24 @@ OFFSTAGE_INLINE float sum_lanes_avx2(__m256 low, __m256 high) {
   return _mm_cvtss_f32(_mm_add_ss(by2, _mm_movehdup_ps(by2)));
 }
 
+// One level of that tree for two vectors (after + 8), or two registers of folded ones, side by
+// side.
+template <int kLevel>
+OFFSTAGE_INLINE __m256 fold_lanes(__m256 x, __m256 y) {
+  if constexpr (kLevel == 0)
+    return _mm256_add_ps(_mm256_permute2f128_ps(x, y, 0x20), _mm256_permute2f128_ps(x, y, 0x31));
+  if constexpr (kLevel == 1)
+    return _mm256_add_ps(_mm256_shuffle_ps(x, y, 0x44), _mm256_shuffle_ps(x, y, 0xee));
+  return _mm256_add_ps(_mm256_shuffle_ps(x, y, 0x88), _mm256_shuffle_ps(x, y, 0xdd));
+}
+
+// Eight vectors (after + 8) → lane i is the sum of v[i]. v is overwritten.
+OFFSTAGE_INLINE __m256 sum_lanes8_avx2(__m256* v) {
+  for (int i = 0; i < 4; ++i) v[i] = fold_lanes<0>(v[i], v[i + 4]);
+  for (int i = 0; i < 2; ++i) v[i] = fold_lanes<1>(v[i], v[i + 2]);
+  return _mm256_permute_ps(fold_lanes<2>(v[0], v[1]), 0xd8);  // 0 2 1 3 in either half
+}
+
 OFFSTAGE_INLINE float max_lanes_avx2(__m256 v) {
   __m128 m = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   m = _mm_max_ps(m, _mm_movehl_ps(m, m));

@@ -46,24 +46,33 @@ OFFSTAGE_INLINE float sum_lanes_avx512(__m512 v) {
   return _mm_cvtss_f32(_mm_add_ss(by2, _mm_movehdup_ps(by2)));
 }
 
-// Sums of sixteen vectors, each by the same tree; lane i is the sum of v[i]. Pairs of vectors are
-// folded into one register, so that the whole costs 15 folds instead of 16 · 4.
-OFFSTAGE_INLINE __m512 sum_lanes16_avx512(const __m512* v) {
-  __m512 a[8], b[4], c[2];
-  for (int i = 0; i < 8; ++i)  // halves: v[i] below, v[i + 8] above
-    a[i] = _mm512_add_ps(_mm512_shuffle_f32x4(v[i], v[i + 8], 0x44),
-                         _mm512_shuffle_f32x4(v[i], v[i + 8], 0xee));
-  for (int i = 0; i < 4; ++i)  // lanes of 128: v[i], v[i + 4], v[i + 8], v[i + 12]
-    b[i] = _mm512_add_ps(_mm512_shuffle_f32x4(a[i], a[i + 4], 0x88),
-                         _mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd));
-  for (int i = 0; i < 2; ++i)  // each lane: two of b[i], two of b[i + 2]
-    c[i] = _mm512_add_ps(_mm512_shuffle_ps(b[i], b[i + 2], 0x44),
-                         _mm512_shuffle_ps(b[i], b[i + 2], 0xee));
-  const __m512 sums =
-      _mm512_add_ps(_mm512_shuffle_ps(c[0], c[1], 0x88), _mm512_shuffle_ps(c[0], c[1], 0xdd));
-  // Lane (L, e), with b in lane order 0, 8, 4, 12 and e in order c0, c0', c1, c1'.
+// One level of that tree for two vectors, or two registers of folded ones, side by side: level 0
+// adds halves, 1 lanes of 128, 2 and 3 within them.
+template <int kLevel>
+OFFSTAGE_INLINE __m512 fold_lanes(__m512 x, __m512 y) {
+  if constexpr (kLevel == 0)
+    return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x44), _mm512_shuffle_f32x4(x, y, 0xee));
+  if constexpr (kLevel == 1)
+    return _mm512_add_ps(_mm512_shuffle_f32x4(x, y, 0x88), _mm512_shuffle_f32x4(x, y, 0xdd));
+  if constexpr (kLevel == 2)
+    return _mm512_add_ps(_mm512_shuffle_ps(x, y, 0x44), _mm512_shuffle_ps(x, y, 0xee));
+  return _mm512_add_ps(_mm512_shuffle_ps(x, y, 0x88), _mm512_shuffle_ps(x, y, 0xdd));
+}
+
+// Levels kLevel … of n vectors (a power of two) into v[0]: v[i] always meets the one half of what
+// is left away, so vectors taken at equal distances can be folded among themselves first.
+template <int kLevel, int n>
+OFFSTAGE_INLINE void fold_all(__m512* v) {
+  if constexpr (n > 1) {
+    for (int i = 0; i < n / 2; ++i) v[i] = fold_lanes<kLevel>(v[i], v[i + n / 2]);
+    fold_all<kLevel + 1, n / 2>(v);
+  }
+}
+
+// Sixteen vectors wholly folded → lane i is the sum of the i-th.
+OFFSTAGE_INLINE __m512 in_order_avx512(__m512 folded) {
   const __m512i order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
-  return _mm512_permutexvar_ps(order, sums);
+  return _mm512_permutexvar_ps(order, folded);
 }
 
 OFFSTAGE_INLINE __m512 exp_avx512(__m512 x) {
