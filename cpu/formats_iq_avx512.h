@@ -31,9 +31,15 @@ OFFSTAGE_INLINE __m512i signed64(__m512i magnitudes, uint64_t signs) {
 // Eight entries of eight elements. index(i) is entry i's.
 template <typename Book, typename Index>
 OFFSTAGE_INLINE __m512i entries8(const Book& book, Index index) {
-  const auto entry = [&](int i) { return static_cast<long long>(book.entry[index(i)]); };
-  return _mm512_setr_epi64(entry(0), entry(1), entry(2), entry(3), entry(4), entry(5), entry(6),
-                           entry(7));
+  // Loads into either half of a register: as scalars they would go through general registers.
+  const auto two = [&](int i) {
+    const __m128 low =
+        _mm_castsi128_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(&book.entry[index(i)])));
+    return _mm_castps_si128(
+        _mm_loadh_pi(low, reinterpret_cast<const __m64*>(&book.entry[index(i + 1)])));
+  };
+  return _mm512_inserti64x4(_mm512_castsi256_si512(_mm256_set_m128i(two(2), two(0))),
+                            _mm256_set_m128i(two(6), two(4)), 1);
 }
 
 // Sixteen entries of four elements.

@@ -177,13 +177,21 @@ void fill_tile(const std::byte* const* at, Tile* tile) {
   for (int i = 0; i < 8; ++i) tile->m[i] = _mm256_castsi256_ps(m[i]);
 }
 
+// What the tokens' block sums are worth: Σa · kOffset, or F(Σa) · d_a for the minima.
+template <int kTokens>
+struct BlockSums {
+  alignas(32) int32_t offset[kTokens][8];
+  alignas(32) float scaled[kTokens][8];
+};
+
 // f of one block for kTokens tokens.
 template <typename Format, int kTokens>
-OFFSTAGE_INLINE void tile_block(const Tile& tile, const ActivationRun32* const* x, int position,
-                                __m256* f) {
+OFFSTAGE_INLINE void tile_block(const Tile& tile, const ActivationRun32* const* x,
+                                const BlockSums<kTokens>& sums, int position, __m256* f) {
   const int block = kRunBlockOrder[position];
   const __m256i ones = _mm256_set1_epi16(1);
   __m256i sum[kTokens], narrow[kTokens];
+#pragma GCC unroll 8
   for (int i = 0; i < 8; ++i) {
     const int k4 = 16 * (2 * (block / 4) + i / 4) + 4 * (block % 4) + i % 4;
     for (int t = 0; t < kTokens; ++t) {
@@ -196,33 +204,40 @@ OFFSTAGE_INLINE void tile_block(const Tile& tile, const ActivationRun32* const* 
   }
   for (int t = 0; t < kTokens; ++t) {
     if constexpr (Format::kOffset != 0)
-      sum[t] = _mm256_sub_epi32(sum[t], _mm256_mullo_epi32(broadcast4(&x[t]->sum[position]),
-                                                           _mm256_set1_epi32(Format::kOffset)));
-    const __m256 d_a = _mm256_set1_ps(x[t]->d[position]);
-    f[t] = _mm256_mul_ps(_mm256_cvtepi32_ps(sum[t]), _mm256_mul_ps(tile.d[position], d_a));
+      sum[t] = _mm256_sub_epi32(sum[t], broadcast4(&sums.offset[t][position]));
+    f[t] = _mm256_mul_ps(_mm256_cvtepi32_ps(sum[t]),
+                         _mm256_mul_ps(tile.d[position], _mm256_set1_ps(x[t]->d[position])));
     if constexpr (Format::kMinima)
-      f[t] = _mm256_fmadd_ps(
-          tile.m[position],
-          _mm256_mul_ps(_mm256_cvtepi32_ps(broadcast4(&x[t]->sum[position])), d_a), f[t]);
+      f[t] = _mm256_fmadd_ps(tile.m[position], _mm256_set1_ps(sums.scaled[t][position]), f[t]);
   }
 }
 
 template <typename Format, int kTokens>
-OFFSTAGE_INLINE void tile_pair(const Tile& tile, const ActivationRun32* const* x, int position,
-                               __m256* f) {
+OFFSTAGE_INLINE void tile_pair(const Tile& tile, const ActivationRun32* const* x,
+                               const BlockSums<kTokens>& sums, int position, __m256* f) {
   __m256 second[kTokens];
-  tile_block<Format, kTokens>(tile, x, position, f);
-  tile_block<Format, kTokens>(tile, x, position + 1, second);
+  tile_block<Format, kTokens>(tile, x, sums, position, f);
+  tile_block<Format, kTokens>(tile, x, sums, position + 1, second);
   for (int t = 0; t < kTokens; ++t) f[t] = _mm256_add_ps(f[t], second[t]);
 }
 
 template <typename Format, int kTokens>
 OFFSTAGE_INLINE void tile_tokens(const Tile& tile, const ActivationRun32* const* x, __m256* acc) {
+  BlockSums<kTokens> sums;
+  for (int t = 0; t < kTokens; ++t) {
+    const __m256i sum_a = load_aligned(x[t]->sum);
+    if constexpr (Format::kOffset != 0)
+      _mm256_store_si256(reinterpret_cast<__m256i*>(sums.offset[t]),
+                         _mm256_mullo_epi32(sum_a, _mm256_set1_epi32(Format::kOffset)));
+    if constexpr (Format::kMinima)
+      _mm256_store_ps(sums.scaled[t],
+                      _mm256_mul_ps(_mm256_cvtepi32_ps(sum_a), _mm256_load_ps(x[t]->d)));
+  }
   __m256 low[kTokens], high[kTokens];
   for (int half = 0; half < 2; ++half) {
     __m256 second[kTokens];
-    tile_pair<Format, kTokens>(tile, x, 4 * half, high);
-    tile_pair<Format, kTokens>(tile, x, 4 * half + 2, second);
+    tile_pair<Format, kTokens>(tile, x, sums, 4 * half, high);
+    tile_pair<Format, kTokens>(tile, x, sums, 4 * half + 2, second);
     for (int t = 0; t < kTokens; ++t) {
       high[t] = _mm256_add_ps(high[t], second[t]);
       if (half == 0) low[t] = high[t];
