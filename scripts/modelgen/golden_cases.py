@@ -19,6 +19,7 @@ COMMON = dict(
 # Of the families that came later: half as wide, to keep the files small.
 SMALL = dict(hidden_size=32, max_position_embeddings=512)
 PHIMOE_CONFIG = {"architectures": ["PhiMoEForCausalLM"]}
+LONG_ROPE = longrope(8, 512, 8)
 
 CASES = {
     "mixtral-s1": (
@@ -354,6 +355,8 @@ CASES = {
         ),
     ),
     # -s1 takes the long factors, -s2 the short ones (contexts of 256 here, 1024 in llama.cpp).
+    # transformers' Phi-MoE takes the short ones always: for -s1 it is given the long ones as such,
+    # and the checkpoint says which is which.
     "phimoe-s1": (
         "Phimoe",
         dict(
@@ -369,7 +372,11 @@ CASES = {
             rms_norm_eps=1e-5,
             theta=1e4,
         ),
-        dict(rope=longrope(8, 512, 8), centred=True, config=PHIMOE_CONFIG),
+        dict(
+            rope={**LONG_ROPE, "short_factor": LONG_ROPE["long_factor"]},
+            centred=True,
+            config={**PHIMOE_CONFIG, "rope_parameters": {**LONG_ROPE, "rope_theta": 1e4}},
+        ),
     ),
     "phimoe-s2": (
         "Phimoe",

@@ -95,6 +95,7 @@ def sentencepiece_bpe(folder, vocab_size):
     (folder / "tokenizer_config.json").write_text(
         json.dumps(
             {
+                "tokenizer_class": "LlamaTokenizer",
                 "bos_token": "<s>",
                 "eos_token": "</s>",
                 "unk_token": "<unk>",

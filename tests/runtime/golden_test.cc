@@ -127,7 +127,9 @@ INSTANTIATE_TEST_SUITE_P(Families, Golden,
                                            "qwen2moe-s1", "qwen2moe-s2", "qwen3moe-s1",
                                            "qwen3moe-s2", "llama-s1", "llama-s2", "qwen2-s1",
                                            "qwen3-s1", "gpt-oss-s1", "gpt-oss-s2", "glm4moe-s1",
-                                           "glm4moe-s2", "minimax-m2-s1"),
+                                           "glm4moe-s2", "minimax-m2-s1", "minimax-m2-s2",
+                                           "granitemoe-s1", "granitemoe-s2", "qwen2-s2", "qwen3-s2",
+                                           "phimoe-s1", "phimoe-s2"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::replace(name.begin(), name.end(), '-', '_');
