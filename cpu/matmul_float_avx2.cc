@@ -104,55 +104,86 @@ void dot_rows(const Problem& p, const std::byte* const* row, uint32_t n, __m256i
                         acc[t]);
 }
 
-// The accumulators wait in `out` between slices.
+// Sixteen rows of one slice with rows in lanes: w[g][i] is element i of rows 8g … 8g + 7.
+struct Tile {
+  __m256i w[2][kRunElements];
+};
+
+// out ← out + slice; the first slice's out is +0.
+OFFSTAGE_INLINE void add_to(uint32_t begin, float* out, __m256i lanes, __m256 slice) {
+  const __m256 acc = begin == 0 ? _mm256_setzero_ps() : _mm256_maskload_ps(out, lanes);
+  _mm256_maskstore_ps(out, lanes, _mm256_add_ps(acc, slice));
+}
+
+// Two registers of rows share a token's broadcast, so that loads don't bound the products. The
+// accumulators wait in `out` between slices.
 template <int kTokens>
-void tile_step(const Problem& p, const __m256i* w, uint32_t begin, uint32_t length, uint32_t n,
-               __m256i lanes, uint32_t first, uint32_t n_tokens) {
+void tile_step(const Problem& p, const Tile& tile, uint32_t begin, uint32_t length, uint32_t n,
+               const __m256i* lanes, uint32_t first, uint32_t n_tokens) {
   const float* x[kTokens];
-  __m256 slice[kTokens];
+  __m256 slice[2][kTokens];
   for (uint32_t t = 0; t < kTokens; ++t) {
-    x[t] = p.x(first + (t < n_tokens ? t : 0));
-    slice[t] = _mm256_setzero_ps();
+    x[t] = p.x(first + (t < n_tokens ? t : 0)) + begin;
+    slice[0][t] = slice[1][t] = _mm256_setzero_ps();
   }
-  add_columns<kTokens>(w, length, x, begin, slice);
-  for (uint32_t t = 0; t < kTokens; ++t) {
-    if (t >= n_tokens) break;
-    float* out = p.out + size_t{first + t} * p.out_stride + n;
-    const __m256 acc = begin == 0 ? _mm256_setzero_ps() : _mm256_maskload_ps(out, lanes);
-    _mm256_maskstore_ps(out, lanes, _mm256_add_ps(acc, slice[t]));
+  for (uint32_t i = 0; i < length; ++i) {
+    const __m256 w0 = _mm256_castsi256_ps(tile.w[0][i]), w1 = _mm256_castsi256_ps(tile.w[1][i]);
+    for (int t = 0; t < kTokens; ++t) {
+      const __m256 value = _mm256_broadcast_ss(&x[t][i]);
+      slice[0][t] = _mm256_fmadd_ps(w0, value, slice[0][t]);
+      slice[1][t] = _mm256_fmadd_ps(w1, value, slice[1][t]);
+    }
+  }
+  // Rolled loops here would keep `slice` in memory, with a store per product above.
+#pragma GCC unroll 6
+  for (int t = 0; t < kTokens; ++t) {
+    if (static_cast<uint32_t>(t) >= n_tokens) continue;
+    float* out = p.out + size_t{first + static_cast<uint32_t>(t)} * p.out_stride + n;
+    add_to(begin, out, lanes[0], slice[0][t]);
+    add_to(begin, out + 8, lanes[1], slice[1][t]);
   }
 }
 
 template <TensorType kType>
-void tile_rows(const Problem& p, const std::byte* const* row, uint32_t n, __m256i lanes,
-               uint32_t n_tokens) {
-  __m256i w[kRunElements];
+void tile_rows(const Problem& p, uint32_t n, uint32_t n_rows, uint32_t n_tokens) {
+  const __m256i lanes[2] = {lanes_from(0, n_rows), lanes_from(8, n_rows)};
+  const std::byte* row[16];  // missing rows repeat the first; their lanes are not stored
+  for (uint32_t r = 0; r < 16; ++r) row[r] = p.weights + p.w_bytes * (n + (r < n_rows ? r : 0));
+  Tile tile;
   for (uint32_t begin = 0; begin < p.k; begin += kRunElements) {
     const uint32_t length = p.k - begin < kRunElements ? p.k - begin : kRunElements;
-    for (uint32_t i = 0; i < length; i += 8) {
-      fetch<kType>(p, row, (begin + i) / 8);
-      load_block<kType>(row, begin + i, length - i < 8 ? length - i : 8, w + i);
+    for (uint32_t g = 0; g < 2; ++g) {
+      for (uint32_t i = 0; i < length; i += 8) {
+        fetch<kType>(p, row + 8 * g, (begin + i) / 8);
+        load_block<kType>(row + 8 * g, begin + i, length - i < 8 ? length - i : 8, tile.w[g] + i);
+      }
     }
-    uint32_t t = 0;
-    for (; t + 8 <= n_tokens; t += 8) tile_step<8>(p, w, begin, length, n, lanes, t, 8);
-    for (; t < n_tokens; t += 4) {
-      const uint32_t left = n_tokens - t;
-      tile_step<4>(p, w, begin, length, n, lanes, t, left < 4 ? left : 4);
+    uint32_t left = n_tokens;
+    while (left > 0) {  // by six where that leaves no more empty lanes than by four
+      const uint32_t first = n_tokens - left;
+      const uint32_t taken = left > 8 || left == 5 || left == 6 ? 6 : 4;
+      const uint32_t here = left < taken ? left : taken;
+      if (taken == 6)
+        tile_step<6>(p, tile, begin, length, n, lanes, first, here);
+      else
+        tile_step<4>(p, tile, begin, length, n, lanes, first, here);
+      left -= here;
     }
   }
 }
 
 template <TensorType kType>
 void matmul_type(const Problem& p, uint32_t row_begin, uint32_t row_end, uint32_t n_tokens) {
-  for (uint32_t n = row_begin; n < row_end; n += 8) {
-    const uint32_t n_rows = row_end - n < 8 ? row_end - n : 8;
-    const __m256i lanes = first_lanes(n_rows);
-    const std::byte* row[8];  // missing rows repeat the first; their lanes are not stored
-    for (uint32_t r = 0; r < 8; ++r) row[r] = p.weights + p.w_bytes * (n + (r < n_rows ? r : 0));
-    if (n_tokens >= kTileTokens) {
-      tile_rows<kType>(p, row, n, lanes, n_tokens);
+  const uint32_t step = n_tokens >= kTileTokens ? 16 : 8;
+  for (uint32_t n = row_begin; n < row_end; n += step) {
+    const uint32_t n_rows = row_end - n < step ? row_end - n : step;
+    if (step == 16) {
+      tile_rows<kType>(p, n, n_rows, n_tokens);
       continue;
     }
+    const __m256i lanes = first_lanes(n_rows);
+    const std::byte* row[8];  // as in tile_rows
+    for (uint32_t r = 0; r < 8; ++r) row[r] = p.weights + p.w_bytes * (n + (r < n_rows ? r : 0));
     uint32_t t = 0;
     for (; t + 4 <= n_tokens; t += 4) dot_rows<kType, 4>(p, row, n, lanes, t);
     for (; t + 2 <= n_tokens; t += 2) dot_rows<kType, 2>(p, row, n, lanes, t);
