@@ -43,6 +43,10 @@ size_t RamTier::place(LayerIndex layer, ExpertId expert) const {
   return size_t{layer.value} * parts_.layout.n_experts() + expert.value;
 }
 
+bool RamTier::is_resident(LayerIndex layer, ExpertId expert) const {
+  return slot_of_[place(layer, expert)] != kAbsent;
+}
+
 uint32_t RamTier::resident_count(LayerIndex layer) const { return residents_[layer.value]; }
 
 void RamTier::begin(LayerIndex layer, std::span<const ExpertCall> calls, Phase phase) {

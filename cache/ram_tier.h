@@ -121,6 +121,8 @@ class RamTier {
 
   const TierCounters& counters() const { return counters_; }
   uint32_t resident_count(LayerIndex layer) const;
+  // Has a slot: called in an event before, or guessed.
+  bool is_resident(LayerIndex layer, ExpertId expert) const;
 
  private:
   friend class PinnedExperts;

@@ -27,6 +27,9 @@ constexpr std::array kKvTypes = {std::pair("f16", KvType::kF16), std::pair("f32"
 constexpr std::array kEngines = {std::pair("auto", IoEngineKind::kAuto),
                                  std::pair("uring", IoEngineKind::kUring),
                                  std::pair("threads", IoEngineKind::kThreads)};
+constexpr std::array kPrefetch = {std::pair("auto", Prefetch::kAuto),
+                                  std::pair("off", Prefetch::kOff),
+                                  std::pair("always", Prefetch::kAlways)};
 constexpr std::array kDirect = {std::pair("auto", DirectIo::kAuto), std::pair("on", DirectIo::kOn),
                                 std::pair("off", DirectIo::kOff)};
 
@@ -60,6 +63,10 @@ void ModelFlags::add_to(CLI::App& command) {
   command.add_option("--io-depth", io_depth, "reads in flight")
       ->check(CLI::Range(1u, 1024u))
       ->capture_default_str();
+  command
+      .add_option("--prefetch", prefetch,
+                  "auto, off or always: read experts that the next layer will probably call")
+      ->capture_default_str();
   gpu_layers_option = command.add_option("--n-gpu-layers", gpu_layers,
                                          "-ngl: not used; Offstage places experts, "
                                          "not layers, and computes on the CPU today");
@@ -81,6 +88,7 @@ Result<RuntimeOptions> ModelFlags::parse() const {
   OFFSTAGE_TRY(options.k_type, one_of("--cache-type-k", cache_type_k, kKvTypes));
   OFFSTAGE_TRY(options.v_type, one_of("--cache-type-v", cache_type_v, kKvTypes));
   OFFSTAGE_TRY(options.io_engine, one_of("--io-engine", io_engine, kEngines));
+  OFFSTAGE_TRY(options.prefetch, one_of("--prefetch", prefetch, kPrefetch));
   OFFSTAGE_TRY(options.direct_io, one_of("--direct-io", direct_io, kDirect));
   const char* isa = std::getenv("OFFSTAGE_ISA");
   options.isa = isa == nullptr ? "" : isa;

@@ -29,6 +29,8 @@ TokenRecord decode_total(const GenerationRecord& record) {
     total.ram_hits += token.ram_hits;
     total.drive_reads += token.drive_reads;
     total.bytes_read += token.bytes_read;
+    total.prefetched += token.prefetched;
+    total.prefetch_wasted_bytes += token.prefetch_wasted_bytes;
   }
   return total;
 }
@@ -37,6 +39,16 @@ nlohmann::ordered_json causes_json(const CauseTimes& causes) {
   nlohmann::ordered_json json;
   for (size_t i = 0; i < kCauseCount; ++i)
     json[std::string(cause_name(static_cast<Cause>(i)))] = ms(causes.ns[i]);
+  return json;
+}
+
+// Of the experts that guesses named, the share that was called; by layer with experts.
+nlohmann::ordered_json guess_recall(const Lookahead& lookahead) {
+  auto json = nlohmann::ordered_json::array();
+  for (const LayerForesight& layer : lookahead.layers())
+    json.push_back(layer.guesses == 0 ? 0.0
+                                      : static_cast<double>(layer.guessed_hits) /
+                                            static_cast<double>(layer.guesses));
   return json;
 }
 
@@ -85,6 +97,10 @@ std::string run_summary(Runtime& runtime, const Generation& generation) {
                               : static_cast<double>(decode.bytes_read) / 1e6 /
                                     static_cast<double>(record.tokens.size()),
         per_second(static_cast<double>(decode.bytes_read) / 1e6, decode.wall_ns));
+  if (decode.prefetched != 0 || decode.prefetch_wasted_bytes != 0)
+    text += fmt::format("ahead    {} of {} reads began before their layer; {} read in vain\n",
+                        decode.prefetched, decode.drive_reads,
+                        format_bytes(decode.prefetch_wasted_bytes));
   text += fmt::format("time     {}\n", causes_line(decode.causes));
   text += fmt::format(
       "memory   peak {} of {}; {} threads, {}, {}, {}\n", format_bytes(peak_resident_bytes()),
@@ -124,6 +140,9 @@ nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
                      {"ram_hits", decode.ram_hits},
                      {"drive_reads", decode.drive_reads},
                      {"bytes_read", decode.bytes_read}};
+  json["prefetch"] = {{"experts", decode.prefetched},
+                      {"wasted_bytes", decode.prefetch_wasted_bytes},
+                      {"guess_recall", guess_recall(runtime.lookahead())}};
   json["prefill"] = {{"ram_hits", record.prefill.ram_hits},
                      {"drive_reads", record.prefill.drive_reads},
                      {"bytes_read", record.prefill.bytes_read},

@@ -22,14 +22,16 @@ enum class Cause : uint8_t {
   kHash,       // holding what was read against the index
   kCache,      // residency bookkeeping, starting reads
   kSample,     // sampler
+  kLookahead,  // guessing the next layer's experts
   kOther,      // everything between tokens: text, callbacks
 };
-inline constexpr size_t kCauseCount = 9;
+inline constexpr size_t kCauseCount = 10;
 
 // Published in JSON; never renamed.
 constexpr std::string_view cause_name(Cause cause) {
   constexpr std::array<std::string_view, kCauseCount> kNames = {
-      "attention", "router", "experts", "output", "wait_drive", "hash", "cache", "sample", "other"};
+      "attention", "router", "experts", "output",    "wait_drive",
+      "hash",      "cache",  "sample",  "lookahead", "other"};
   return kNames[static_cast<size_t>(cause)];
 }
 

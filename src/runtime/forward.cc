@@ -41,6 +41,7 @@ Status Forward::run(std::span<const Row> rows, Phase phase, const LogitsSink& si
   const CauseScope scope(parts_.timer, Cause::kAttention);
   const auto n_rows = static_cast<uint32_t>(rows.size());
   embed(rows);
+  look_ahead(0, n_rows, phase);
   for (uint32_t layer = 0; layer < parts_.spec.n_layers; ++layer) {
     parts_.timer.enter(Cause::kAttention);
     attention_block(layer, rows);
@@ -104,15 +105,30 @@ Status Forward::ffn_block(uint32_t layer, uint32_t n_rows, Phase phase) {
   const ModelSpec& spec = parts_.spec;
   parts_.compute.norm({weights.ffn_norm, weights.ffn_norm_bias, spec.norm_eps}, s_.x, n_rows,
                       spec.hidden, s_.normed);
-  if (!spec.is_dense_layer(layer))
-    return moe_.run(LayerIndex(layer - spec.n_dense_layers), weights, s_.normed, n_rows, phase,
-                    s_.x);
+  if (!spec.is_dense_layer(layer)) {
+    // Reads of the missing experts start with the call, and behind them those of experts that the
+    // next layer will probably call; both fly while this layer computes.
+    const LayerIndex moe_layer(layer - spec.n_dense_layers);
+    const Routing& routing = moe_.call(moe_layer, weights, s_.normed, n_rows, phase);
+    parts_.lookahead.learn(moe_layer, routing.calls);
+    look_ahead(layer + 1, n_rows, phase);
+    return moe_.compute(weights, s_.normed, n_rows, s_.x);
+  }
+  look_ahead(layer + 1, n_rows, phase);
   parts_.timer.enter(Cause::kExperts);
   input_.reset(s_.normed, n_rows);
   dense_.run(weights.dense, input_, n_rows, s_.projected);
   parts_.compute.kernels().add_scaled(s_.x, s_.projected, spec.residual_scale,
                                       n_rows * spec.hidden);
   return {};
+}
+
+void Forward::look_ahead(uint32_t layer, uint32_t n_rows, Phase phase) {
+  const ModelSpec& spec = parts_.spec;
+  if (phase != Phase::kDecode || layer >= spec.n_layers || spec.is_dense_layer(layer)) return;
+  const LayerIndex moe_layer(layer - spec.n_dense_layers);
+  if (parts_.lookahead.wants(moe_layer, n_rows))
+    parts_.lookahead.guess(moe_layer, parts_.weights.layers[layer], s_.x, n_rows);
 }
 
 void Forward::project_qkv(const LayerWeights& weights, uint32_t n_rows) {

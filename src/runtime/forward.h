@@ -14,6 +14,7 @@
 #include "runtime/compute.h"
 #include "runtime/ffn_block.h"
 #include "runtime/kv_cache.h"
+#include "runtime/lookahead.h"
 #include "runtime/moe_block.h"
 #include "runtime/rotary.h"
 #include "runtime/scratch.h"
@@ -43,6 +44,7 @@ class Forward {
     KvCache& kv;
     KvType k_type, v_type;
     RamTier& tier;
+    Lookahead& lookahead;
     CauseTimer& timer;
     Scratch scratch;
     uint32_t rows_max;
@@ -64,6 +66,7 @@ class Forward {
   void rotate_and_store(uint32_t layer, const LayerWeights& weights, std::span<const Row> rows);
   void attend(uint32_t layer, std::span<const Row> rows);
   Status ffn_block(uint32_t layer, uint32_t n_rows, Phase phase);
+  void look_ahead(uint32_t layer, uint32_t n_rows, Phase phase);
   void output(std::span<const Row> rows, const LogitsSink& sink);
 
   Parts parts_;

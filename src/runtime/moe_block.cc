@@ -42,14 +42,18 @@ MoeBlock::MoeBlock(const ModelSpec& spec, const Compute& compute, RamTier& tier,
   jobs_.reserve(spec.router.n_experts);
 }
 
-Status MoeBlock::run(LayerIndex layer, const LayerWeights& weights, const float* normed,
-                     uint32_t n_rows, Phase phase, float* x) {
-  timer_.enter(Cause::kRouter);
-  const Routing& routing = route(weights, normed, n_rows);
+const Routing& MoeBlock::call(LayerIndex layer, const LayerWeights& weights, const float* normed,
+                              uint32_t n_rows, Phase phase) {
+  const CauseScope scope(timer_, Cause::kRouter);
+  routing_ = &route(weights, normed, n_rows);
+  tier_.begin(layer, routing_->calls, phase);
+  return *routing_;
+}
 
-  // Reads of the missing experts start here and fly while everything below computes.
-  tier_.begin(layer, routing.calls, phase);
-  timer_.enter(Cause::kExperts);
+Status MoeBlock::compute(const LayerWeights& weights, const float* normed, uint32_t n_rows,
+                         float* x) {
+  const CauseScope scope(timer_, Cause::kExperts);
+  const Routing& routing = *routing_;
   if (spec_.shared_ffn != 0) shared_.run(weights.shared, input_, n_rows, scratch_.shared_out);
   Status status;
   while (true) {

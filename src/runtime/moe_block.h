@@ -22,11 +22,13 @@ class MoeBlock {
   MoeBlock(const ModelSpec& spec, const Compute& compute, RamTier& tier, CauseTimer& timer,
            MoeScratch scratch, uint32_t rows_max);
 
-  // x [n_rows][hidden] += experts(normed [n_rows][hidden]) + shared expert. `layer` counts the
-  // layers with experts.
+  // Routes normed [n_rows][hidden] and starts reading the called experts that aren't resident.
+  // `layer` counts the layers with experts. compute() must follow.
+  const Routing& call(LayerIndex layer, const LayerWeights& weights, const float* normed,
+                      uint32_t n_rows, Phase phase);
+  // x [n_rows][hidden] += the called experts(normed) + shared expert.
   // Errors: those of the tier (a read that failed for good, a hash that doesn't fit).
-  Status run(LayerIndex layer, const LayerWeights& weights, const float* normed, uint32_t n_rows,
-             Phase phase, float* x);
+  Status compute(const LayerWeights& weights, const float* normed, uint32_t n_rows, float* x);
 
  private:
   // One expert called by some rows.
@@ -52,6 +54,7 @@ class MoeBlock {
   ActivationCache input_;  // forms of `normed`
   FfnBlock shared_;
   std::vector<Job> jobs_;
+  const Routing* routing_ = nullptr;  // from call() to compute()
 };
 
 }  // namespace offstage

@@ -10,6 +10,13 @@
 
 namespace offstage {
 
+// What happens to guesses of the next layer's experts (runtime/lookahead.h).
+enum class Prefetch : uint8_t {
+  kOff,
+  kAuto,    // read where guesses have proven right often enough
+  kAlways,  // every guess is read, right or wrong: for measurements
+};
+
 struct RuntimeOptions {
   std::string model_path;
   std::optional<uint64_t> ram_bytes;  // the whole process; default: 90 % of what is available
@@ -26,6 +33,7 @@ struct RuntimeOptions {
   IoEngineKind io_engine = IoEngineKind::kAuto;
   DirectIo direct_io = DirectIo::kAuto;
   uint32_t io_depth = 32;
+  Prefetch prefetch = Prefetch::kAuto;
   std::string io_fault;  // a fault plan for tests (io/fault_engine.h); empty: none
   std::string isa;       // OFFSTAGE_ISA; empty: the best
 };

@@ -1,5 +1,7 @@
 #include "runtime/runtime.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 #include "base/process_memory.h"
 #include "io/fault.h"
@@ -9,6 +11,7 @@ namespace offstage {
 namespace {
 // Matrices the tier may have in flight: enough for two prefill batches of staging slots.
 constexpr uint32_t kReadsMax = 64;
+constexpr uint32_t kPrefetchShare = 4;
 }  // namespace
 
 Result<std::unique_ptr<Runtime>> Runtime::open(const RuntimeOptions& options, Notices& notices,
@@ -74,8 +77,11 @@ Status Runtime::open_drive(HostArena& dense_arena, Notices& notices) {
     notices.add("io_fault", "faults are injected into reads: " + describe_fault_plan(faults));
     engine_ = std::make_unique<FaultEngine>(std::move(engine_), std::move(faults), clock_);
   }
-  reads_ = std::make_unique<ReadScheduler>(*engine_, file_->paths(), clock_, ReadSchedulerOptions{},
-                                           2 * kReadsMax);
+  // A demand read finds at most this many blocks of guesses before it at the drive.
+  ReadSchedulerOptions scheduling;
+  scheduling.prefetch_depth = std::max(1u, options_.io_depth / kPrefetchShare);
+  reads_ =
+      std::make_unique<ReadScheduler>(*engine_, file_->paths(), clock_, scheduling, 2 * kReadsMax);
   return {};
 }
 
@@ -96,9 +102,10 @@ Status Runtime::load(HostArena dense_arena, Notices& notices, const Hooks& hooks
   RamTierParts tier = {*layout_, plan_.slots, *slots_, *reads_,        *index_,  *workers_,
                        *policy_, timer_,      notices, file_->paths(), kReadsMax};
   tier_ = std::make_unique<RamTier>(std::move(tier));
+  lookahead_ = std::make_unique<Lookahead>(spec(), *compute_, *tier_, timer_, options_.prefetch);
   forward_ = std::make_unique<Forward>(
       Forward::Parts{spec(), dense_->weights(), *compute_, *rotary_, *kv_, options_.k_type,
-                     options_.v_type, *tier_, timer_, scratch, plan_.chunk_rows});
+                     options_.v_type, *tier_, *lookahead_, timer_, scratch, plan_.chunk_rows});
   return {};
 }
 

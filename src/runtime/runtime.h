@@ -61,9 +61,11 @@ class Runtime {
   const MemoryPlan& plan() const { return plan_; }
   const RuntimeOptions& options() const { return options_; }
   const Kernels& kernels() const { return *kernels_; }
+  const DenseWeights& weights() const { return dense_->weights(); }
   Forward& forward() { return *forward_; }
   KvCache& kv() { return *kv_; }
   RamTier& tier() { return *tier_; }
+  const Lookahead& lookahead() const { return *lookahead_; }
   IoEngine& io() { return *engine_; }
   const ReadScheduler& reads() const { return *reads_; }
   CauseTimer& timer() { return timer_; }
@@ -101,6 +103,7 @@ class Runtime {
   std::optional<RotaryTable> rotary_;
   std::optional<KvCache> kv_;
   std::unique_ptr<RamTier> tier_;
+  std::unique_ptr<Lookahead> lookahead_;
   std::unique_ptr<Forward> forward_;
 };
 

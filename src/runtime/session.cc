@@ -53,6 +53,8 @@ TokenRecord Session::close_record(TokenId token) {
   record.ram_hits = tier.ram_hits - seen_tier_.ram_hits;
   record.drive_reads = tier.drive_reads - seen_tier_.drive_reads;
   record.bytes_read = bytes - seen_bytes_;
+  record.prefetched = tier.prefetches_useful - seen_tier_.prefetches_useful;
+  record.prefetch_wasted_bytes = tier.prefetch_wasted_bytes - seen_tier_.prefetch_wasted_bytes;
   seen_tier_ = tier;
   seen_bytes_ = bytes;
   return record;

@@ -16,6 +16,8 @@ struct TokenRecord {
   uint64_t ram_hits = 0;  // experts called and resident
   uint64_t drive_reads = 0;
   uint64_t bytes_read = 0;
+  uint64_t prefetched = 0;  // of drive_reads: guessed, and started before they were called
+  uint64_t prefetch_wasted_bytes = 0;  // of bytes_read: nobody called them
 };
 
 // One generation: the prompt's cost and every token's.

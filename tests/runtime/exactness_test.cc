@@ -128,6 +128,28 @@ TEST_P(Exactness, AcrossInstructionSets) {
   }
 }
 
+// Guesses of the next layer's experts, right and wrong, with one staging slot and with several, and
+// with a drive that loses some of their reads.
+TEST_P(Exactness, WhateverIsPrefetched) {
+  const uint64_t floor = floor_of(options_);
+  uint64_t prefetched = 0;
+  for (const uint64_t ram : {floor, floor + (uint64_t{2} << 20)})
+    for (const Prefetch prefetch : {Prefetch::kOff, Prefetch::kAuto, Prefetch::kAlways})
+      for (const char* fault : {"", "every=5,once,errno=EIO;every=3,delay=1ms"}) {
+        options_.ram_bytes = ram;
+        options_.prefetch = prefetch;
+        options_.io_fault = fault;
+        const auto model = open_model(options_);
+        ASSERT_NE(model, nullptr);
+        EXPECT_TRUE(same_bits(score(*model->runtime, prompt_of(80, 1)), reference_.logits));
+        EXPECT_EQ(generate_greedy(*model->runtime, prompt_of(37, 2), kTokens), reference_.tokens);
+        const TierCounters& counters = model->runtime->tier().counters();
+        EXPECT_TRUE(prefetch != Prefetch::kOff || counters.prefetches == 0);
+        prefetched += counters.prefetches_useful;
+      }
+  EXPECT_GT(prefetched, 0u);
+}
+
 TEST_P(Exactness, WhenReadsFail) {
   options_.ram_bytes = floor_of(options_);
   for (const char* fault : {"every=7,once,errno=EIO", "every=5,once,short=511",

@@ -1,0 +1,108 @@
+#include "runtime/lookahead.h"
+
+#include <algorithm>
+
+namespace offstage {
+namespace {
+
+constexpr float kForget = 31.0f / 32;
+// Before there is evidence a guess is believed to be right this often: too seldom to be read.
+constexpr float kPriorRate = 0.25f;
+constexpr float kPriorWeight = 2;
+// A layer whose guesses fail is guessed at every so many events, in case the text changes.
+constexpr uint32_t kRestEvents = 16;
+constexpr float kRestSamples = 16;
+
+}  // namespace
+
+void RecentRate::add(bool hit) {
+  hits_ = hits_ * kForget + (hit ? 1 : 0);
+  n_ = n_ * kForget + 1;
+}
+
+Lookahead::Lookahead(const ModelSpec& spec, const Compute& compute, RamTier& tier,
+                     CauseTimer& timer, Prefetch prefetch)
+    : spec_(spec),
+      compute_(compute),
+      tier_(tier),
+      timer_(timer),
+      prefetch_(prefetch),
+      router_(spec.router, compute.kernels(), kRowsMax),
+      normed_(size_t{kRowsMax} * spec.hidden),
+      logits_(size_t{kRowsMax} * spec.router.n_experts),
+      forms_(ActivationCache::memory_bytes(kRowsMax, spec.hidden) + 64),
+      input_(reinterpret_cast<std::byte*>(
+                 round_up(reinterpret_cast<uintptr_t>(forms_.data()), uintptr_t{64})),
+             kRowsMax, spec.hidden),
+      layers_(spec.n_layers - spec.n_dense_layers),
+      ranks_(layers_.size() * spec.router.n_used),
+      skipped_(layers_.size(), 0),
+      is_called_(spec.router.n_experts, 0) {
+  open_.reserve(size_t{kRowsMax} * spec.router.n_used);
+  reads_.reserve(open_.capacity());
+}
+
+bool Lookahead::wants(LayerIndex layer, uint32_t n_rows) {
+  if (prefetch_ == Prefetch::kOff || n_rows > kRowsMax) return false;
+  if (tier_.resident_count(layer) == spec_.router.n_experts) return false;
+  const RecentRate& missing = layers_[layer.value].missing;
+  const bool fails = prefetch_ == Prefetch::kAuto && missing.samples() >= kRestSamples &&
+                     missing.estimate(kPriorRate, kPriorWeight) < kWorthReading / 2;
+  if (fails && ++skipped_[layer.value] < kRestEvents) return false;
+  skipped_[layer.value] = 0;
+  return true;
+}
+
+void Lookahead::guess(LayerIndex layer, const LayerWeights& weights, const float* x,
+                      uint32_t n_rows) {
+  const CauseScope scope(timer_, Cause::kLookahead);
+  const uint32_t n_experts = spec_.router.n_experts;
+  compute_.norm({weights.ffn_norm, weights.ffn_norm_bias, spec_.norm_eps}, x, n_rows, spec_.hidden,
+                normed_.data());
+  input_.reset(normed_.data(), n_rows);
+  compute_.matmul(weights.router, input_.for_weights(weights.router.type, compute_), n_rows,
+                  logits_.data());
+  for (uint32_t row = 0; weights.router_bias != nullptr && row < n_rows; ++row)
+    compute_.kernels().add(&logits_[size_t{row} * n_experts], weights.router_bias, n_experts);
+  const Routing& routing = router_.route(logits_.data(), n_rows, weights.selection_bias);
+
+  open_layer_ = layer;
+  open_.clear();
+  reads_.clear();
+  for (uint32_t rank = 0; rank < spec_.router.n_used; ++rank) {
+    for (uint32_t row = 0; row < n_rows; ++row) {
+      const ExpertId expert = routing.experts[size_t{row} * spec_.router.n_used + rank];
+      const auto same = [&](const Guess& guess) { return guess.expert == expert; };
+      if (std::any_of(open_.begin(), open_.end(), same)) continue;
+      const bool resident = tier_.is_resident(layer, expert);
+      open_.push_back({expert, rank, resident});
+      if (!resident && worth_reading(layer, rank)) reads_.push_back(expert);
+    }
+  }
+  tier_.prefetch(layer, reads_);
+}
+
+bool Lookahead::worth_reading(LayerIndex layer, uint32_t rank) const {
+  if (prefetch_ == Prefetch::kAlways) return true;
+  const float of_layer = layers_[layer.value].missing.estimate(kPriorRate, kPriorWeight);
+  const RecentRate& of_rank = ranks_[size_t{layer.value} * spec_.router.n_used + rank];
+  return of_rank.estimate(of_layer, kPriorWeight) >= kWorthReading;
+}
+
+void Lookahead::learn(LayerIndex layer, std::span<const ExpertCall> calls) {
+  if (open_.empty() || open_layer_ != layer) return;
+  for (const ExpertCall& call : calls) is_called_[call.expert.value] = 1;
+  LayerForesight& foresight = layers_[layer.value];
+  for (const Guess& guess : open_) {
+    const bool hit = is_called_[guess.expert.value] != 0;
+    ++foresight.guesses;
+    foresight.guessed_hits += hit ? 1 : 0;
+    if (guess.resident) continue;
+    foresight.missing.add(hit);
+    ranks_[size_t{layer.value} * spec_.router.n_used + guess.rank].add(hit);
+  }
+  for (const ExpertCall& call : calls) is_called_[call.expert.value] = 0;
+  open_.clear();
+}
+
+}  // namespace offstage
