@@ -160,8 +160,8 @@ TEST(RamTierReadTest, ShortReadsAreCompleted) {
 // The late read writes into its slot long after the event was given up. Were the slot reused
 // before, the bytes of whoever got it would change under the kernel.
 TEST(RamTierDeadlineTest, ALateReadKeepsItsSlot) {
-  RigOptions options = bare("nth=1,delay=1500ms");
-  options.deadline_ns = 60 * kMillisecond;
+  RigOptions options = bare("nth=1,delay=3000ms");
+  options.deadline_ns = 400 * kMillisecond;
   TierRig rig(options);
   const auto late = rig.decode(0, {2});
   ASSERT_FALSE(late.status);
@@ -187,8 +187,8 @@ TEST(RamTierDeadlineTest, ALateReadKeepsItsSlot) {
 // Every slot is with the drive: the next event is an error at once, and the one after the reads
 // came back goes well, although nothing else was being read.
 TEST(RamTierDeadlineTest, ComesBackWhenEverySlotWasLate) {
-  RigOptions options = bare("until=6,delay=1500ms");
-  options.deadline_ns = 60 * kMillisecond;
+  RigOptions options = bare("until=6,delay=3000ms");
+  options.deadline_ns = 400 * kMillisecond;
   TierRig rig(options);
   EXPECT_FALSE(rig.decode(0, {2, 3}).status);
   EXPECT_EQ(rig.pool().empty_count(0), 0u);
@@ -208,7 +208,7 @@ TEST(RamTierDeadlineTest, ComesBackWhenEverySlotWasLate) {
 
 TEST(RamTierDeadlineTest, AReadThatNeverComesCostsItsSlotAndNoMore) {
   RigOptions options = bare("nth=2,never");
-  options.deadline_ns = 60 * kMillisecond;
+  options.deadline_ns = 400 * kMillisecond;
   TierRig rig(options);
   EXPECT_FALSE(rig.decode(0, {2}).status);
   for (uint32_t e = 0; e < 8; ++e) rig.expect_decode(1, {e});
@@ -224,7 +224,7 @@ TEST(RamTierDeadlineTest, ADeadDriveFailsEveryEventAndNothingElse) {
   options.staging = 8;
   options.reads_max = 6;
   options.depth = 64;
-  options.deadline_ns = 20 * kMillisecond;
+  options.deadline_ns = 100 * kMillisecond;
   TierRig rig(options);
   for (uint32_t i = 0; i < 8; ++i) {
     const auto event = rig.decode(i % 3, {i, (i + 1) % 8, (i + 2) % 8});
