@@ -61,7 +61,7 @@ def losses(figures: dict) -> str:
     rows = [[domain, *(ppl(loss[name]) for name in names)]
             for domain, loss in figures["loss"].items()]
     mean = {n: sum(loss[n] for loss in figures["loss"].values()) / len(rows) for n in names}
-    rows.append(["*mean loss, nats*", *(f"{mean[n]:.4f}" for n in names)])
+    rows.append(["*mean loss*", *(f"{mean[n]:.4f}" for n in names)])
     return table(["domain", *names], rows)
 
 

@@ -19,6 +19,7 @@ import re
 import subprocess
 import sys
 import tarfile
+import urllib.parse
 
 # Every package a domain is made of, and the licence of what is taken from it.
 PACKAGES = {
@@ -129,7 +130,8 @@ def main() -> int:
     sources = {"packages": {}, "domains": {}}
     for package, licence in PACKAGES.items():
         deb = sorted((out / "deb").glob(f"{package}_*.deb"))[-1]
-        sources["packages"][package] = {"version": deb.stem.split("_")[1], "licence": licence}
+        sources["packages"][package] = {
+            "version": urllib.parse.unquote(deb.stem.split("_")[1]), "licence": licence}
     for domain, documents in DOMAINS.items():
         sources["domains"][domain] = write_domain(domain, documents(root), out)
         print(domain, sources["domains"][domain], flush=True)
