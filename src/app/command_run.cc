@@ -1,6 +1,7 @@
 // offstage run: generate from a prompt, or chat.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <iostream>
 #include <memory>
@@ -19,6 +20,7 @@ namespace {
 
 struct RunFlags {
   ModelFlags model;
+  ChatFlags chat;
   SamplerOptions sampler;
   std::string prompt, prompt_file;
   int64_t seed = -1;
@@ -32,14 +34,15 @@ struct RunFlags {
   }
 };
 
-// One generation, streamed to stdout unless the result is JSON.
-Result<Generation> generate(Runtime& runtime, Session& session, Sampler& sampler,
-                            const RunFlags& flags, const std::vector<TokenId>& prompt,
-                            const std::atomic<bool>& interrupted) {
+// One generation, streamed to stdout as the reader shows it unless the result is JSON.
+Result<Generation> generate(Session& session, Sampler& sampler, const RunFlags& flags,
+                            std::span<const TokenId> prompt, std::span<const TokenId> stops,
+                            ReplyReader& reader, const std::atomic<bool>& interrupted) {
   ProgressBar bar("prompt");
   GenerateOptions options;
   options.max_tokens = flags.n_predict < 0 ? UINT32_MAX : static_cast<uint32_t>(flags.n_predict);
   options.ignore_eos = flags.ignore_eos;
+  options.stops = stops;
   options.cancel = &interrupted;
   options.on_prefill = [&](uint32_t done, uint32_t total) {
     if (done == total)
@@ -48,8 +51,8 @@ Result<Generation> generate(Runtime& runtime, Session& session, Sampler& sampler
       bar.update(done, total);
   };
   options.on_token = [&](TokenId token) {
+    const std::string piece = reader.read(token);
     if (flags.json) return true;
-    const std::string piece = runtime.tokenizer().piece(token, false);
     std::fwrite(piece.data(), 1, piece.size(), stdout);
     std::fflush(stdout);
     return true;
@@ -57,45 +60,86 @@ Result<Generation> generate(Runtime& runtime, Session& session, Sampler& sampler
   return session.generate(prompt, sampler, options);
 }
 
-Result<int> run_prompt(Runtime& runtime, const RunFlags& flags, Sampler& sampler,
-                       Notices& notices) {
+// What a reply holds that wasn't shown, if anything.
+void say_hidden(const ReplyReader& reader) {
+  if (reader.hidden_tokens() == 0) return;
+  fmt::print(stderr, "note: chat: {} tokens of other channels than the final one aren't shown\n",
+             reader.hidden_tokens());
+}
+
+// The prompt's tokens: the text as it stands, or, if the flags speak of a chat, one turn of it.
+Result<std::vector<TokenId>> encode_prompt(const Runtime& runtime, const RunFlags& flags,
+                                           const std::optional<Chat>& chat) {
   std::string text = flags.prompt;
   if (!flags.prompt_file.empty()) {
     OFFSTAGE_TRY(text, read_text_file(flags.prompt_file));
   }
+  if (!chat) return runtime.tokenizer().encode(text, {true, flags.parse_special});
+  Conversation conversation = begin_conversation(*chat, flags.chat);
+  conversation.add_user(std::move(text));
+  return conversation.prompt(runtime.tokenizer());
+}
+
+Result<int> run_prompt(Runtime& runtime, const RunFlags& flags, Sampler& sampler, Notices& notices,
+                       const std::optional<Chat>& chat) {
   const std::atomic<bool>& interrupted = install_interrupt_flag();
-  const auto prompt = runtime.tokenizer().encode(text, {true, flags.parse_special});
+  OFFSTAGE_TRY(const auto prompt, encode_prompt(runtime, flags, chat));
   Session session(runtime, SequenceId(0));
+  ReplyReader reader(chat ? *chat->chat_template : *find_chat_template("plain"),
+                     runtime.tokenizer());
   OFFSTAGE_TRY(const Generation generation,
-               generate(runtime, session, sampler, flags, prompt, interrupted));
+               generate(session, sampler, flags, prompt,
+                        chat ? chat->stops : std::span<const TokenId>(), reader, interrupted));
   OFFSTAGE_TRY_VOID(runtime.save_index(notices));  // before the report, which lists what it says
   if (flags.json) {
-    print_json(run_json(runtime, generation, notices));
+    print_json(run_json(runtime, generation, notices, reader.text(),
+                        chat ? chat->chat_template->name : std::string_view()));
   } else {
     std::puts("");
     std::fflush(stdout);  // before the summary on stderr
   }
+  say_hidden(reader);
   fmt::print(stderr, "\n{}", run_summary(runtime, generation));
   return interrupted ? kExitInterrupted : kExitOk;
 }
 
-Result<int> run_chat(Runtime& runtime, const RunFlags& flags, Sampler& sampler) {
+// One turn: what the session already holds of the conversation stays, the rest is appended.
+Result<Generation> reply(Runtime& runtime, Session& session, Sampler& sampler,
+                         const RunFlags& flags, const Chat& chat, Conversation& conversation,
+                         const std::atomic<bool>& interrupted) {
+  OFFSTAGE_TRY(const auto prompt, conversation.prompt(runtime.tokenizer()));
+  const auto history = session.history();
+  const auto differs = std::mismatch(history.begin(), history.end(), prompt.begin(), prompt.end());
+  const auto same = static_cast<size_t>(differs.first - history.begin());
+  const size_t kept = std::min(same, prompt.size() - 1);
+  if (kept < history.size()) {
+    fmt::print(stderr, "chat     {} of {} tokens in the KV stay, the template changed the rest\n",
+               kept, history.size());
+  }
+  session.rewind(kept);
+  ReplyReader reader(*chat.chat_template, runtime.tokenizer());
+  OFFSTAGE_TRY(Generation generation,
+               generate(session, sampler, flags, std::span(prompt).subspan(kept), chat.stops,
+                        reader, interrupted));
+  std::puts("");
+  std::fflush(stdout);  // before the summary on stderr
+  say_hidden(reader);
+  conversation.add_reply(reader.text(), reader.ids());
+  return generation;
+}
+
+Result<int> run_chat(Runtime& runtime, const RunFlags& flags, Sampler& sampler, const Chat& chat) {
   const std::atomic<bool>& interrupted = install_interrupt_flag();
-  const ChatFormat format = detect_chat_format(runtime.file().gguf, runtime.tokenizer());
-  fmt::print(stderr, "chat     format {}; an empty line or Ctrl-D ends\n",
-             chat_format_name(format));
+  fmt::print(stderr, "chat     {}; an empty line or Ctrl-D ends\n", chat.description);
   Session session(runtime, SequenceId(0));
+  Conversation conversation = begin_conversation(chat, flags.chat);
   std::string line;
-  bool first = true;
   while (!interrupted) {
     if (isatty(STDIN_FILENO) != 0) fmt::print(stderr, "> ");
     if (!std::getline(std::cin, line) || line.empty()) break;
-    const auto turn = runtime.tokenizer().encode(user_turn(format, line, first), {first, true});
-    first = false;
+    conversation.add_user(line);
     OFFSTAGE_TRY(const Generation generation,
-                 generate(runtime, session, sampler, flags, turn, interrupted));
-    std::puts("");
-    std::fflush(stdout);  // before the summary on stderr
+                 reply(runtime, session, sampler, flags, chat, conversation, interrupted));
     fmt::print(stderr, "{}", run_summary(runtime, generation));
     if (generation.stop == StopReason::kContextFull) {
       fmt::print(stderr, "note: context: {} positions are full; start again or raise -c\n",
@@ -114,10 +158,18 @@ Result<int> run(RunFlags flags) {
   Notices notices;
   OFFSTAGE_TRY(const auto runtime, open_runtime(flags.model, notices));
   NoticePrinter printer(notices);
+  printer.skip(notices.list().size());
+  std::optional<Chat> chat;
+  if (flags.interactive() || flags.chat.given()) {
+    OFFSTAGE_TRY(chat,
+                 choose_chat(flags.chat, runtime->file().gguf, runtime->tokenizer(), notices));
+    printer.print();
+    if (!flags.interactive()) fmt::print(stderr, "chat     {}\n", chat->description);
+  }
   const size_t said = notices.list().size();
   Sampler sampler(flags.sampler, runtime->spec().n_vocab);
-  auto code = flags.interactive() ? run_chat(*runtime, flags, sampler)
-                                  : run_prompt(*runtime, flags, sampler, notices);
+  auto code = flags.interactive() ? run_chat(*runtime, flags, sampler, *chat)
+                                  : run_prompt(*runtime, flags, sampler, notices, chat);
   printer.skip(said);
   const Status saved = runtime->save_index(notices);
   printer.print();
@@ -131,7 +183,10 @@ void add_run_command(CLI::App& app, Command& chosen) {
   auto flags = std::make_shared<RunFlags>();
   CLI::App* command = app.add_subcommand("run", "generate from a prompt, or chat without one");
   flags->model.add_to(*command);
-  flags->prompt_option = command->add_option("-p,--prompt", flags->prompt, "prompt text");
+  flags->chat.add_to(*command);
+  flags->prompt_option = command->add_option("-p,--prompt", flags->prompt,
+                                             "prompt text, as it stands unless a flag speaks of "
+                                             "a chat (--chat-template, --system-prompt)");
   flags->prompt_file_option =
       command->add_option("-f,--file", flags->prompt_file, "prompt from a file, - for stdin")
           ->excludes(flags->prompt_option);

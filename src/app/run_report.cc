@@ -117,7 +117,8 @@ nlohmann::ordered_json notices_json(const Notices& notices) {
 }
 
 nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
-                                const Notices& notices) {
+                                const Notices& notices, const std::string& text,
+                                std::string_view chat_template) {
   const GenerationRecord& record = generation.record;
   const TokenRecord decode = decode_total(record);
   const Samples times = token_times(record);
@@ -125,10 +126,9 @@ nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
   json["schema"] = "offstage.run/1";
   json["model"] = runtime.file().gguf.path();
   json["tokens"] = generation.tokens;
-  std::string text;  // as it is streamed: a leading space belongs to the answer
-  for (const TokenId token : generation.tokens) text += runtime.tokenizer().piece(token, false);
   json["text"] = text;
   json["stop"] = stop_reason_name(generation.stop);
+  json["chat_template"] = chat_template;
   json["prompt_tokens"] = record.prompt_tokens;
   json["prefill_tok_s"] = per_second(record.prompt_tokens, record.prefill.wall_ns);
   json["decode_tok_s"] = per_second(static_cast<double>(record.tokens.size()), decode.wall_ns);

@@ -12,9 +12,11 @@ namespace offstage {
 // The summary on stderr: speed, hits by tier, time by cause, memory.
 std::string run_summary(Runtime& runtime, const Generation& generation);
 
-// Schema "offstage.run/1", documented in the README; names stay.
+// Schema "offstage.run/1", documented in the README; names stay. `text` is the answer as it is
+// streamed; an empty `chat_template` means that the prompt was taken as it stands.
 nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
-                                const Notices& notices);
+                                const Notices& notices, const std::string& text,
+                                std::string_view chat_template);
 
 nlohmann::ordered_json notices_json(const Notices& notices);
 

@@ -89,7 +89,9 @@ Result<Generation> Session::generate(std::span<const TokenId> prompt, Sampler& s
   generation.record.prefill = close_record(kNoToken);
   while (status) {
     if (generation.tokens.size() >= options.max_tokens) break;
-    if (!options.ignore_eos && runtime_.tokenizer().is_end_of_generation(next)) {
+    if (!options.ignore_eos &&
+        (runtime_.tokenizer().is_end_of_generation(next) ||
+         std::find(options.stops.begin(), options.stops.end(), next) != options.stops.end())) {
       generation.stop = StopReason::kEndOfGeneration;
       break;
     }
@@ -111,6 +113,11 @@ Result<Generation> Session::generate(std::span<const TokenId> prompt, Sampler& s
   }
   OFFSTAGE_TRY_VOID(std::move(status));
   return generation;
+}
+
+void Session::rewind(size_t n) {
+  CHECK_LE(n, history_.size());
+  history_.resize(n);
 }
 
 Status Session::score(std::span<const TokenId> tokens, const LogitsSink& sink,

@@ -20,6 +20,7 @@ std::string_view stop_reason_name(StopReason reason);  // published in JSON
 struct GenerateOptions {
   uint32_t max_tokens = 128;
   bool ignore_eos = false;
+  std::span<const TokenId> stops = {};        // end a generation too, unless ignore_eos
   const std::atomic<bool>* cancel = nullptr;  // looked at between forwards
   // Rows done of rows to do, after each prefill chunk.
   std::function<void(uint32_t done, uint32_t total)> on_prefill;
@@ -50,6 +51,10 @@ class Session {
                const std::atomic<bool>* cancel);
 
   std::span<const TokenId> history() const { return history_; }
+
+  // Forgets all but the first n tokens (at most those there are): the next ones take their place,
+  // and nobody looks beyond the last.
+  void rewind(size_t n);
 
  private:
   Status append(std::span<const TokenId> tokens, bool all_logits, const LogitsSink& sink,

@@ -1,4 +1,5 @@
-// Any bytes through every tokenizer family: no crash, and the text comes back from its ids.
+// Any bytes through every tokenizer family: no crash, and the text comes back from its ids; as what
+// a person wrote in a chat, they make no control token.
 //
 // The first byte picks the vocabulary and whether special tokens are read; the rest is the text.
 #include <cstdint>
@@ -120,5 +121,12 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
     CHECK_GE(id, 0);
     CHECK_LT(static_cast<size_t>(id), tokenizer.vocabulary_size());
   }
+  // Between a template's own tokens, the text makes no control token.
+  const TextPart parts[] = {{"<|a|>", true}, {text}, {"<|im_end|>", true}};
+  int control = 0;
+  for (const TokenId id : tokenizer.encode_parts(parts, false)) {
+    control += tokenizer.facts().token_types[static_cast<size_t>(id)] == kControl;
+  }
+  CHECK_EQ(control, 2);
   return 0;
 }
