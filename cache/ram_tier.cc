@@ -49,20 +49,20 @@ bool RamTier::is_resident(LayerIndex layer, ExpertId expert) const {
 
 uint32_t RamTier::resident_count(LayerIndex layer) const { return residents_[layer.value]; }
 
-void RamTier::begin(LayerIndex layer, std::span<const ExpertCall> calls, Phase phase) {
+void RamTier::begin(const LayerEvent& event, Phase phase) {
   const CauseScope scope(parts_.timer, Cause::kCache);
   CHECK(!in_event_);
   in_event_ = true;
+  const LayerIndex layer = event.layer;
   layer_ = layer;
   phase_ = phase;
-  ++event_;
+  parts_.policy.on_event(event);
 
   std::vector<ExpertCall> misses;
-  for (const ExpertCall& call : calls) {
+  for (const ExpertCall& call : event.calls) {
     CHECK(!needed_[call.expert.value]);
     needed_[call.expert.value] = 1;
     keep_[call.expert.value] = 1;
-    parts_.policy.on_call(layer, call.expert, call.uses, event_);
     const int32_t slot = slot_of_[place(layer, call.expert)];
     if (slot == kAbsent) {
       ++counters_.drive_reads;

@@ -47,11 +47,6 @@ namespace offstage {
 
 enum class Phase : uint8_t { kDecode, kPrefill };
 
-struct ExpertCall {
-  ExpertId expert;
-  uint32_t uses = 1;  // rows that called it
-};
-
 struct ReadyExpert {
   ExpertId expert;
   SlotIndex slot;
@@ -111,7 +106,10 @@ class RamTier {
   explicit RamTier(RamTierParts parts);
 
   // `calls`: distinct experts. In decode in router order, so that the first is read first.
-  void begin(LayerIndex layer, std::span<const ExpertCall> calls, Phase phase);
+  void begin(const LayerEvent& event, Phase phase);
+  void begin(LayerIndex layer, std::span<const ExpertCall> calls, Phase phase) {
+    begin(LayerEvent{layer, calls}, phase);
+  }
   Result<PinnedExperts> next();
   void end();
 
@@ -164,7 +162,6 @@ class RamTier {
   bool in_event_ = false;
   LayerIndex layer_;
   Phase phase_ = Phase::kDecode;
-  uint64_t event_ = 0;
   std::deque<ExpertId> missing_;     // called, not yet being read
   std::vector<ReadyExpert> ready_;   // verified, not yet handed out
   std::vector<ReadyExpert> handed_;  // backs the PinnedExperts that is out

@@ -27,6 +27,7 @@ libfmt-dev                text
 libexpected-dev           Result<T>
 libpcre2-dev              pre-tokenizers
 libutf8proc-dev           Unicode classes
+libzip-dev                routing traces in .npz archives
 libcli11-dev              command line
 nlohmann-json3-dev        JSON
 libgtest-dev              tests

@@ -23,5 +23,6 @@ void add_run_command(CLI::App& app, Command& chosen);
 void add_inspect_command(CLI::App& app, Command& chosen);
 void add_tokenize_command(CLI::App& app, Command& chosen);
 void add_eval_command(CLI::App& app, Command& chosen);
+void add_trace_command(CLI::App& app, Command& chosen);
 
 }  // namespace offstage

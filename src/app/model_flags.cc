@@ -1,11 +1,13 @@
 #include "app/model_flags.h"
 
+#include <algorithm>
 #include <array>
 #include <cstdlib>
 #include <utility>
 
 #include "app/default_model.h"
 #include "base/units.h"
+#include "cache/eviction.h"
 
 namespace offstage {
 namespace {
@@ -67,6 +69,12 @@ void ModelFlags::add_to(CLI::App& command) {
       .add_option("--prefetch", prefetch,
                   "auto, off or always: read experts that the next layer will probably call")
       ->capture_default_str();
+  command
+      .add_option("--cache-policy", cache_policy,
+                  fmt::format("which experts leave RAM: {}", fmt::join(policy_names(), ", ")))
+      ->capture_default_str();
+  command.add_flag("--no-warm-start", no_warm_start,
+                   "begin without what earlier runs used their experts for, and keep nothing");
   gpu_layers_option = command.add_option("--n-gpu-layers", gpu_layers,
                                          "-ngl: not used; Offstage places experts, "
                                          "not layers, and computes on the CPU today");
@@ -84,6 +92,12 @@ Result<RuntimeOptions> ModelFlags::parse() const {
   options.chunk_rows = chunk;
   options.chunk_rows_fixed = chunk_option->count() != 0;
   options.io_depth = io_depth;
+  options.cache_policy = cache_policy;
+  options.warm_start = !no_warm_start;
+  const auto policies = policy_names();
+  if (std::find(policies.begin(), policies.end(), cache_policy) == policies.end())
+    return make_error(ErrorCode::kInvalidArgument, "--cache-policy: expected one of {}, found '{}'",
+                      fmt::join(policies, ", "), cache_policy);
   options.io_fault = io_fault;
   OFFSTAGE_TRY(options.k_type, one_of("--cache-type-k", cache_type_k, kKvTypes));
   OFFSTAGE_TRY(options.v_type, one_of("--cache-type-v", cache_type_v, kKvTypes));

@@ -11,9 +11,10 @@ namespace offstage {
 
 struct ModelFlags {
   std::string model, ram, cache_type_k = "f16", cache_type_v = "f16", io_engine = "auto",
-                          direct_io = "auto", prefetch = "auto", io_fault;
+                          direct_io = "auto", prefetch = "auto", cache_policy = "auto", io_fault;
   uint32_t context = 4096, threads = 0, chunk = 512, io_depth = 32;
   uint32_t gpu_layers = 0;
+  bool no_warm_start = false;
   CLI::Option* chunk_option = nullptr;
   CLI::Option* gpu_layers_option = nullptr;
 

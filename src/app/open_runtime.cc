@@ -55,6 +55,9 @@ Result<std::unique_ptr<Runtime>> open_runtime(const ModelFlags& flags, Notices& 
   auto runtime = Runtime::open(options, notices, hooks);
   bar.finish();
   printer.print();
+  if (runtime && (*runtime)->warm_start_tokens() != 0)
+    fmt::print(stderr, "warm     the cache knows what {} earlier tokens used\n",
+               (*runtime)->warm_start_tokens());
   return runtime;
 }
 

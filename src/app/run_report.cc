@@ -154,6 +154,8 @@ nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
   json["io_engine"] = runtime.io().name();
   json["direct_io"] = runtime.io().direct_io(0);
   json["isa"] = isa_name(runtime.kernels().isa);
+  json["cache_policy"] = runtime.options().cache_policy;
+  json["warm_start_tokens"] = runtime.warm_start_tokens();
   json["fallbacks"] = notices_json(notices);
   return json;
 }

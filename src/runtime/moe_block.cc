@@ -46,7 +46,14 @@ const Routing& MoeBlock::call(LayerIndex layer, const LayerWeights& weights, con
                               uint32_t n_rows, Phase phase) {
   const CauseScope scope(timer_, Cause::kRouter);
   routing_ = &route(weights, normed, n_rows);
-  tier_.begin(layer, routing_->calls, phase);
+  // The last row's; raw logits (softmax of the chosen) are no probabilities.
+  const uint32_t n_experts = spec_.router.n_experts;
+  std::span<const float> probabilities;
+  if (spec_.router.score != RouterScore::kSoftmaxOfChosen)
+    probabilities = {scratch_.router_logits + uint64_t{n_rows - 1} * n_experts, n_experts};
+  const std::span<const ExpertId> row_experts(routing_->experts.data(),
+                                              size_t{n_rows} * routing_->n_used);
+  tier_.begin({layer, routing_->calls, n_rows, row_experts, probabilities}, phase);
   return *routing_;
 }
 

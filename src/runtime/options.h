@@ -34,8 +34,10 @@ struct RuntimeOptions {
   DirectIo direct_io = DirectIo::kAuto;
   uint32_t io_depth = 32;
   Prefetch prefetch = Prefetch::kAuto;
-  std::string io_fault;  // a fault plan for tests (io/fault_engine.h); empty: none
-  std::string isa;       // OFFSTAGE_ISA; empty: the best
+  std::string cache_policy = "auto";  // cache/eviction.h lists them
+  bool warm_start = true;             // begin with what earlier runs' experts were used for
+  std::string io_fault;               // a fault plan for tests (io/fault_engine.h); empty: none
+  std::string isa;                    // OFFSTAGE_ISA; empty: the best
 };
 
 }  // namespace offstage

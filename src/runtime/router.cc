@@ -10,7 +10,11 @@
 namespace offstage {
 
 Router::Router(const RouterSpec& spec, const Kernels& kernels, uint32_t rows_max)
-    : spec_(spec), kernels_(kernels), order_(spec.n_experts), merits_(spec.n_experts) {
+    : spec_(spec),
+      kernels_(kernels),
+      weight_sums_(spec.n_experts),
+      order_(spec.n_experts),
+      merits_(spec.n_experts) {
   groups_.reserve(spec.n_groups);
   const size_t calls_max = size_t{rows_max} * spec.n_used;
   routing_.n_used = spec.n_used;
@@ -110,9 +114,16 @@ void Router::group() {
   routing_.calls.clear();
   for (uint32_t c = 0; c < n_calls; ++c) {
     const ExpertId expert = routing_.experts[c];
-    if (routing_.first[expert.value + 1]++ == 0) routing_.calls.push_back({expert, 0});
+    if (routing_.first[expert.value + 1]++ == 0) {
+      routing_.calls.push_back({expert, 0});
+      weight_sums_[expert.value] = 0;
+    }
+    weight_sums_[expert.value] += routing_.weights[c];
   }
-  for (ExpertCall& call : routing_.calls) call.uses = routing_.first[call.expert.value + 1];
+  for (ExpertCall& call : routing_.calls) {
+    call.uses = routing_.first[call.expert.value + 1];
+    call.weight = weight_sums_[call.expert.value];
+  }
   std::partial_sum(routing_.first.begin(), routing_.first.end(), routing_.first.begin());
   std::vector<uint32_t>& next = order_;  // the next free place of each expert
   std::copy(routing_.first.begin(), routing_.first.end() - 1, next.begin());

@@ -26,7 +26,8 @@ struct Routing {
   std::vector<uint32_t> call_rows;  // by place in that order: the row
   std::vector<uint32_t> place_of;   // [n_rows][n_used] → place in that order
 
-  // Distinct experts with their uses; in router order of the first row that called them.
+  // Distinct experts with their uses and weights; in router order of the first row that called
+  // them.
   std::vector<ExpertCall> calls;
 };
 
@@ -48,6 +49,7 @@ class Router {
   RouterSpec spec_;
   const Kernels& kernels_;
   Routing routing_;
+  std::vector<float> weight_sums_;                  // scratch: by expert
   std::vector<uint32_t> order_;                     // scratch: candidate ids
   std::vector<float> merits_;                       // scratch: scores as the choice sees them
   std::vector<std::pair<float, uint32_t>> groups_;  // scratch: merit and id

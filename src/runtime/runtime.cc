@@ -85,6 +85,41 @@ Status Runtime::open_drive(HostArena& dense_arena, Notices& notices) {
   return {};
 }
 
+// The newest usage that fits wins by its place: beside the model, then in the cache folder.
+Status Runtime::make_cache_policy(Notices& notices) {
+  const uint32_t n_layers = spec().n_moe_layers(), n_experts = spec().router.n_experts;
+  OFFSTAGE_TRY(auto policy,
+               make_policy(options_.cache_policy, {n_layers, n_experts, spec().router.n_used,
+                                                   plan_.slots.kept_per_layer}));
+  OFFSTAGE_TRY(identity_, identify(file_->gguf, file_->pieces_per_tensor()));
+  usage_ = {n_layers, n_experts, 0, std::vector<float>(size_t{n_layers} * n_experts, 0)};
+  for (const std::string& path : usage_places(options_.model_path)) {
+    if (!options_.warm_start) break;
+    auto usage = read_usage(path, identity_, n_layers, n_experts);
+    if (usage) {
+      usage_ = std::move(*usage);
+      warm_start_tokens_ = static_cast<uint64_t>(usage_.tokens);
+      break;
+    }
+    if (usage.error().code != ErrorCode::kNotFound)
+      notices.add("warm_start", usage.error().message + "; it is left alone until this run ends");
+  }
+  policy_ = make_counting_policy(std::move(policy), usage_);
+  return {};
+}
+
+Status Runtime::save_index(Notices& notices) {
+  OFFSTAGE_TRY_VOID(index_->save(notices));
+  if (!options_.warm_start || usage_.tokens == 0) return {};
+  Status status;
+  for (const std::string& path : usage_places(options_.model_path)) {
+    status = write_usage(path, identity_, usage_);
+    if (status) return {};
+  }
+  notices.add("warm_start", status.error().message + "; the next run starts cold");
+  return {};
+}
+
 Status Runtime::load(HostArena dense_arena, Notices& notices, const Hooks& hooks) {
   const DenseStore::Loader loader = {file_->gguf, *reads_, *index_,      *workers_,
                                      *kernels_,   notices, hooks.on_load};
@@ -97,7 +132,7 @@ Status Runtime::load(HostArena dense_arena, Notices& notices, const Hooks& hooks
                   dense_->weights().rope_factors_for(spec().rotary, options_.context), *scratch_);
   OFFSTAGE_TRY(kv_, KvCache::create(KvCache::shape_of(spec(), options_.k_type, options_.v_type),
                                     plan_.kv_pages, options_.n_sequences, notices));
-  policy_ = make_lru_policy(spec().n_moe_layers(), spec().router.n_experts);
+  OFFSTAGE_TRY_VOID(make_cache_policy(notices));
   compute_.emplace(*kernels_, *workers_);
   RamTierParts tier = {*layout_, plan_.slots, *slots_, *reads_,        *index_,  *workers_,
                        *policy_, timer_,      notices, file_->paths(), kReadsMax};

@@ -15,6 +15,7 @@
 #include "base/notices.h"
 #include "base/result.h"
 #include "cache/ram_tier.h"
+#include "cache/usage.h"
 #include "io/engine.h"
 #include "io/gguf.h"
 #include "io/hash_index.h"
@@ -73,14 +74,17 @@ class Runtime {
   uint32_t threads() const { return workers_->size(); }
   HashIndex::Counts hash_counts() const { return index_->counts(); }
 
-  // Writes what this run learned (hashes) beside the model.
-  Status save_index(Notices& notices) { return index_->save(notices); }
+  // Writes what this run learned (hashes, use of the experts) beside the model.
+  Status save_index(Notices& notices);
+  // Tokens of earlier runs whose use of the experts this one began with; 0: a cold start.
+  uint64_t warm_start_tokens() const { return warm_start_tokens_; }
 
  private:
   explicit Runtime(RuntimeOptions options) : options_(std::move(options)), timer_(clock_) {}
   Status check_kv_types() const;
   Status plan(Notices& notices, const Hooks& hooks);
   Status open_drive(HostArena& dense_arena, Notices& notices);
+  Status make_cache_policy(Notices& notices);
   Status load(HostArena dense_arena, Notices& notices, const Hooks& hooks);
 
   RuntimeOptions options_;
@@ -98,6 +102,9 @@ class Runtime {
   std::unique_ptr<IoEngine> engine_;
   std::unique_ptr<ReadScheduler> reads_;
   std::optional<DenseStore> dense_;
+  IndexIdentity identity_;
+  ExpertUsage usage_;
+  uint64_t warm_start_tokens_ = 0;
   std::unique_ptr<EvictionPolicy> policy_;
   std::optional<Compute> compute_;
   std::optional<RotaryTable> rotary_;

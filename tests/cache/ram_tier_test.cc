@@ -61,8 +61,8 @@ TEST_P(RamTierTest, MissesAreReadAndThenHit) {
 
 TEST_P(RamTierTest, KeepsTheRecentlyCalled) {
   OPEN_RIG(rig, options());
-  rig.expect_decode(0, {0, 1});
-  rig.expect_decode(0, {2});  // evicts 0: the lower of two called at once
+  rig.expect_decode(0, {1, 0});
+  rig.expect_decode(0, {2});  // evicts 0: the lighter of two called at once
   rig.expect_decode(0, {1, 2});
   EXPECT_EQ(rig.tier().counters().ram_hits, 2u);
   rig.expect_decode(0, {0});
@@ -92,6 +92,22 @@ TEST_P(RamTierTest, PrefillDoesntFlushWhatDecodeLivesOn) {
   const uint64_t reads = rig.tier().counters().drive_reads;
   for (uint32_t layer = 0; layer < 3; ++layer) rig.expect_decode(layer, {3, 6});
   EXPECT_EQ(rig.tier().counters().drive_reads, reads);
+}
+
+TEST_P(RamTierTest, PrefillFlushesNothingWhateverThePolicy) {
+  for (const std::string_view policy : policy_names()) {
+    RigOptions asked = options();
+    asked.policy = policy.data();
+    OPEN_RIG(rig, asked);
+    for (int round = 0; round < 3; ++round)
+      for (uint32_t layer = 0; layer < 3; ++layer) rig.expect_decode(layer, {3, 6});
+    for (int chunk = 0; chunk < 2; ++chunk)
+      for (uint32_t layer = 0; layer < 3; ++layer) rig.expect_prefill(layer);
+    const uint64_t reads = rig.tier().counters().drive_reads;
+    for (uint32_t layer = 0; layer < 3; ++layer) rig.expect_decode(layer, {3, 6});
+    EXPECT_EQ(rig.tier().counters().drive_reads, reads) << policy;
+    rig.expect_baseline();
+  }
 }
 
 TEST_P(RamTierTest, TwoSlotsAreEnough) {

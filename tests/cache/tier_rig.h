@@ -28,6 +28,7 @@ struct RigOptions {
   // Slots: `kept` of each layer and `staging` of each class.
   uint32_t kept = 2, staging = 3;
   bool complete_index = true;
+  const char* policy = "lru";
   const char* faults = "";
   int64_t deadline_ns = 10'000'000'000;
   uint32_t reads_max = 64;
@@ -74,7 +75,8 @@ class TierRig {
         index_(HashIndex::in_memory(
             std::vector<uint32_t>(options.n_layers * kExpertMatrices, options.n_experts))),
         workers_(2, notices_),
-        policy_(make_lru_policy(options.n_layers, options.n_experts)),
+        policy_(std::move(*make_policy(
+            options.policy, {options.n_layers, options.n_experts, 2, plan_.kept_per_layer}))),
         timer_(clock_) {
     auto pool = SlotPool::create(plan_, notices_);
     CHECK(pool.has_value());

@@ -117,6 +117,21 @@ TEST_P(Exactness, AcrossThreadsAndChunks) {
   }
 }
 
+TEST_P(Exactness, AcrossCachePolicies) {
+  const auto file = ModelFile::open(options_.model_path);
+  ASSERT_TRUE(file);
+  options_.ram_bytes = floor_of(options_) + (*file)->expert_layout().total_expert_bytes() / 3;
+  std::set<uint64_t> reads;
+  for (const std::string_view policy : policy_names()) {
+    options_.cache_policy = policy;
+    const Outcome outcome = run(options_);
+    EXPECT_TRUE(same_bits(outcome.logits, reference_.logits)) << policy;
+    EXPECT_EQ(outcome.tokens, reference_.tokens) << policy;
+    reads.insert(outcome.drive_reads);
+  }
+  EXPECT_GT(reads.size(), 2u);  // they did decide differently
+}
+
 TEST_P(Exactness, AcrossInstructionSets) {
   for (const char* isa : {"scalar", "avx2", "avx512"}) {
     if (!choose_kernels(isa)) continue;  // this CPU lacks it; scalar is always there
