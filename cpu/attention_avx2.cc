@@ -104,7 +104,8 @@ void score8(const AttentionArgs& args, const float* q, const Block& block, uint3
   constexpr int kRows = kHeads == 2 ? 2 : 1;
   const uint32_t n = args.head_dim_k;
   const uint64_t stride = kv_row_bytes(kType, n);
-  const uint64_t v_stride = kv_row_bytes(args.v_type, args.head_dim_v);
+  const uint64_t v_bytes = kv_row_bytes(args.v_type, args.head_dim_v);
+  const uint64_t v_stride = v_stride_of(args);
   __m256 sums[kHeads][8];
   for (uint32_t first = 0; first < 8; first += kRows) {
     const std::byte* row[kRows];
@@ -112,7 +113,7 @@ void score8(const AttentionArgs& args, const float* q, const Block& block, uint3
       uint32_t i = origin + first + r;
       i = i < block.begin ? block.begin : i < block.end ? i : block.end - 1;
       row[r] = block.k + stride * i;
-      if (fetch_values) fetch(block.v + v_stride * i, v_stride);
+      if (fetch_values) fetch(block.v + v_stride * i, v_bytes);
     }
     __m256 here[kHeads][kRows];
     dot_lanes<kType, kHeads, kRows>(q, n, row, here);
@@ -172,7 +173,7 @@ template <KvType kType, int kHeads, int kChunks, bool kWhole>
 OFFSTAGE_INLINE void add_values(const AttentionArgs& args, const Block& block, uint32_t d,
                                 const State<kHeads>& state, float* out) {
   const uint32_t n = args.head_dim_v;
-  const uint64_t stride = kv_row_bytes(kType, n);
+  const uint64_t stride = v_stride_of(args);
   __m256 o[kHeads][kChunks];
   for (int h = 0; h < kHeads; ++h)
     for (int c = 0; c < kChunks; ++c) o[h][c] = _mm256_setzero_ps();

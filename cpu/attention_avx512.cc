@@ -84,7 +84,8 @@ void score16(const AttentionArgs& args, const float* q, const Block& block, uint
   constexpr int kRows = kHeads == 1 ? 1 : 16 / kHeads, kPasses = 16 / kRows;
   const uint32_t n = args.head_dim_k;
   const uint64_t stride = kv_row_bytes(kType, n);
-  const uint64_t v_stride = kv_row_bytes(args.v_type, args.head_dim_v);
+  const uint64_t v_bytes = kv_row_bytes(args.v_type, args.head_dim_v);
+  const uint64_t v_stride = v_stride_of(args);
   __m512 folded[kHeads][kPasses];
   for (uint32_t pass = 0; pass < kPasses; ++pass) {
     const std::byte* row[kRows];
@@ -92,7 +93,7 @@ void score16(const AttentionArgs& args, const float* q, const Block& block, uint
       uint32_t i = origin + pass + kPasses * r;
       i = i < block.begin ? block.begin : i < block.end ? i : block.end - 1;
       row[r] = block.k + stride * i;
-      if (fetch_values) fetch(block.v + v_stride * i, v_stride);
+      if (fetch_values) fetch(block.v + v_stride * i, v_bytes);
     }
     __m512 lanes[kHeads][kRows];
     dot_lanes<kType, kHeads, kRows>(q, n, row, lanes);
@@ -164,7 +165,7 @@ template <KvType kType, int kHeads, int kChunks>
 OFFSTAGE_INLINE void add_values(const AttentionArgs& args, const Block& block, uint32_t d,
                                 const State<kHeads>& state, float* out) {
   const uint32_t n = args.head_dim_v;
-  const uint64_t stride = kv_row_bytes(kType, n);
+  const uint64_t stride = v_stride_of(args);
   __mmask16 lanes[kChunks];
   __m512 o[kHeads][kChunks];
   for (uint32_t c = 0; c < kChunks; ++c) {

@@ -62,7 +62,7 @@ Softmax score_block(const AttentionArgs& args, const float* q, const std::byte* 
 void attend_head(const AttentionArgs& args, uint32_t head) {
   const float* q = args.q + size_t{head} * args.head_dim_k;
   float* out = args.out + size_t{head} * args.head_dim_v;
-  const uint64_t v_row = kv_row_bytes(args.v_type, args.head_dim_v);
+  const uint64_t v_row = v_stride_of(args);
   const uint32_t first_block = args.first / kKvBlockPositions;
   Softmax total{};
   for (uint32_t block = first_block; block <= args.last / kKvBlockPositions; ++block) {
@@ -109,6 +109,10 @@ float merge_sink(float sink, float* m, float* l) {
 void attention_scalar(const AttentionArgs& args) {
   check_attention(args);
   for (uint32_t head = 0; head < args.n_heads; ++head) attend_head(args, head);
+}
+
+uint64_t v_stride_of(const AttentionArgs& args) {
+  return args.v_stride != 0 ? args.v_stride : kv_row_bytes(args.v_type, args.head_dim_v);
 }
 
 void check_attention(const AttentionArgs& args) {

@@ -58,6 +58,9 @@ struct AttentionArgs {
   const std::byte* const* k_blocks = nullptr;  // by absolute block number, for this kv head
   const std::byte* const* v_blocks = nullptr;
   uint64_t k_offset = 0, v_offset = 0;  // added to every block pointer (layer and head)
+  // From a position's V to the next one's; 0: kv_row_bytes(v_type, head_dim_v). Greater where V is
+  // the beginning of the K row (MLA).
+  uint64_t v_stride = 0;
   uint32_t first = 0, last = 0;
   float scale = 1;
   const float* sinks = nullptr;  // [n_heads]: a score that takes weight and gives no value

@@ -36,6 +36,7 @@ void check_matmul(const MatmulArgs& args);
 void check_attention(const AttentionArgs& args);
 void check_activations(ActivationFormat format, uint32_t k, const std::byte* out);
 void check_kv(KvType type, uint32_t n);
+uint64_t v_stride_of(const AttentionArgs& args);
 uint64_t weights_row_bytes(TensorType type, uint32_t k);
 
 }  // namespace offstage

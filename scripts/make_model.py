@@ -59,7 +59,7 @@ class Weights:
             return math.sqrt(ATTN_SHARE / s.layers / fan_in)
         if t.role == "down":
             return math.sqrt(FFN_SHARE / s.layers / fan_in) / ACTIVATION_RMS.get(s.arch, SILU_RMS)
-        if "attn_q." in t.name or "attn_k." in t.name:
+        if any(f".attn_{role}." in t.name for role in ("q", "q_b", "k", "k_b")):
             return HEAD_GAIN / math.sqrt(fan_in)
         return 1.0 / math.sqrt(fan_in)
 
@@ -91,7 +91,7 @@ class Weights:
 
     def _experts_kept(self):
         """Mean square of a layer's weighted experts, one expert's = 1: the sum of squared gates."""
-        return 0.4 if self.shape.shared_ff else 0.15 + 0.9 / self.shape.top_k
+        return 0.4 if self.shape.shared_ff or self.shape.deepseek else 0.15 + 0.9 / self.shape.top_k
 
     def chunks(self, t):
         rng = self._rng(t.name)
@@ -122,12 +122,12 @@ def human(n_bytes):
 
 def describe(name, shape, quant, tensors, skew, reuse):
     expert_bytes = sum(t.bytes for t in tensors if "_exps" in t.name)
-    per_expert = expert_bytes // (shape.layers * shape.experts)
+    per_expert = expert_bytes // (shape.moe_layers * shape.experts)
     table = sum(t.bytes for t in tensors if t.role == "embedding")
     total = sum(t.bytes for t in tensors)
-    active = total - expert_bytes - table + per_expert * shape.top_k * shape.layers
+    active = total - expert_bytes - table + per_expert * shape.top_k * shape.moe_layers
     print(
-        f"{name} {quant}: {shape.arch}, {shape.layers} layers x {shape.experts} experts, "
+        f"{name} {quant}: {shape.arch}, {shape.moe_layers} layers x {shape.experts} experts, "
         f"top {shape.top_k}; "
         f"{human(total)}, experts {human(expert_bytes)}, {human(per_expert)} each, "
         f"{human(active)} active a token"

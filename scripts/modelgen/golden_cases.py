@@ -8,9 +8,11 @@ model's; the tokenizer may have fewer tokens (padded rows, as the real ones have
   mxfp4       a second GGUF with the experts as MXFP4 blocks; the checkpoint's experts are the
               values of those blocks, so that both files hold the same weights
   prediction  a further layer for multi-token prediction, which nobody computes
+  groups_by_two_best  V2's routers score a group as llama.cpp does
   centred     everything added to the residual has mean zero, so that RMS norm and layer norm agree
 """
 
+from . import golden_deepseek
 from .golden_rope import LLAMA3_ROPE, longrope, yarn
 
 COMMON = dict(
@@ -395,4 +397,5 @@ CASES = {
         ),
         dict(rope=longrope(1024, 4096, 8), config=PHIMOE_CONFIG),
     ),
+    **golden_deepseek.CASES,
 }

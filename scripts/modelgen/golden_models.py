@@ -34,6 +34,8 @@ from .golden_weights import SENTENCEPIECE, RouterGaps, make_model
 N_GREEDY = 24
 # Least distance between the router logits of the last expert chosen and the first not chosen.
 ROUTER_GAP = 2e-3
+# Sigmoid scores lie closer together than logits, and so do softmaxes and sums of two of them.
+CLOSER = {"Glm4Moe": 4, "MiniMaxM2": 4, "DeepseekV2": 10, "DeepseekV3": 10}
 GREEDY_GAP = 2e-2  # least distance between the two best logits at a greedy step
 DISTINCT_MIN = 12  # of the greedy tokens: a loop would test little
 
@@ -85,8 +87,7 @@ def first_seed(case):
 def draw(case, family, fields, extras, eos, prompts):
     """The first seed whose choices are clear-cut. Returns (model, MXFP4 blocks, seed, results per
     prompt, gaps)."""
-    # Sigmoid scores lie closer together than logits.
-    least_gap = ROUTER_GAP / 4 if family in ("Glm4Moe", "MiniMaxM2") else ROUTER_GAP
+    least_gap = ROUTER_GAP / CLOSER.get(family, 1)
     for seed in range(first_seed(case), first_seed(case) + 400):
         generator = torch.Generator().manual_seed(seed)
         model, blocks = make_model(family, fields, extras, eos, generator)

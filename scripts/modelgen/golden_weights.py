@@ -9,6 +9,7 @@ import math
 import torch
 import transformers
 
+from . import golden_deepseek
 from .golden_cases import COMMON
 
 E2M1 = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6])
@@ -116,6 +117,8 @@ def make_model(family, fields, extras, eos, generator):
                 buffer.copy_(0.2 * torch.randn(buffer.shape, generator=generator))
         if extras.get("centred"):
             _centre(model)
+        if extras.get("groups_by_two_best"):
+            golden_deepseek.take_groups_by_two_best(model)
         return model, round_experts(model) if extras.get("mxfp4") else {}
 
 
@@ -131,6 +134,9 @@ class RouterGaps:
 
     def _see(self, module, inputs, output):
         x = inputs[0].reshape(-1, inputs[0].shape[-1])
+        if type(module).__name__.startswith("Deepseek"):  # groups have gaps too
+            self.least = min(self.least, golden_deepseek.choice_gap(module, x))
+            return
         scores = x @ module.weight.T
         if getattr(module, "bias", None) is not None:
             scores = scores + module.bias

@@ -11,6 +11,30 @@ from .blocks import BLOCK, T
 
 
 @dataclass(frozen=True)
+class Deepseek:
+    """What a deepseek2 model has beside the fields of Shape. Its heads are nope + rope wide."""
+
+    q_rank: int  # 0: queries aren't compressed
+    kv_rank: int
+    nope: int
+    rope: int
+    v: int
+    dense_layers: int
+    shared_experts: int  # each of the experts' width
+    sigmoid: bool = False  # V3's way: a bias for the choice, weights normalised
+    groups: int = 1
+    groups_used: int = 1
+    weights_scale: float = 1.0
+    yarn_factor: float = 40.0
+    context_original: int = 4096
+    mscale: float = 0.707
+
+    @property
+    def head(self):
+        return self.nope + self.rope
+
+
+@dataclass(frozen=True)
 class Shape:
     arch: str
     layers: int
@@ -31,6 +55,11 @@ class Shape:
     context: int = 32768
     window: int = 0  # gpt-oss: positions that every other layer sees
     pre: str = "qwen2"  # "" means a SentencePiece-style vocabulary
+    deepseek: Deepseek | None = None
+
+    @property
+    def moe_layers(self):
+        return self.layers - (self.deepseek.dense_layers if self.deepseek else 0)
 
 
 SHAPES = {
@@ -74,6 +103,53 @@ SHAPES = {
         window=128,
         pre="gpt-4o",
     ),
+    # head_dim is that of a cached row, as the files' key_length.
+    "deepseek-v2-lite": Shape(
+        "deepseek2",
+        27,
+        2048,
+        16,
+        1,
+        576,
+        64,
+        6,
+        1408,
+        102400,
+        dense_ff=10944,
+        rope_base=1e4,
+        context=163840,
+        deepseek=Deepseek(0, 512, 128, 64, 128, dense_layers=1, shared_experts=2),
+    ),
+    # V3's every feature at a size for tests of speed on two cores.
+    "small-deepseek-v3": Shape(
+        "deepseek2",
+        12,
+        1024,
+        16,
+        1,
+        576,
+        64,
+        8,
+        512,
+        8192,
+        dense_ff=4096,
+        rope_base=1e4,
+        context=163840,
+        deepseek=Deepseek(
+            768,
+            512,
+            128,
+            64,
+            128,
+            dense_layers=1,
+            shared_experts=1,
+            sigmoid=True,
+            groups=8,
+            groups_used=4,
+            weights_scale=2.5,
+            mscale=1.0,
+        ),
+    ),
     # Everything divides by 256, so every quantisation fits. Small: experts beyond a budget of tens
     # of MB.
     "small-qwen3moe": Shape("qwen3moe", 12, 512, 8, 2, 64, 64, 8, 256, 8192, dense_ff=1536),
@@ -97,6 +173,35 @@ SHAPES = {
         norm_eps=1e-5,
         window=16,
         pre="gpt-4o",
+    ),
+    "micro-deepseek2": Shape(
+        "deepseek2",
+        3,
+        256,
+        4,
+        1,
+        96,
+        8,
+        2,
+        256,
+        384,
+        dense_ff=256,
+        rope_base=1e4,
+        deepseek=Deepseek(
+            64,
+            64,
+            32,
+            32,
+            32,
+            dense_layers=1,
+            shared_experts=1,
+            sigmoid=True,
+            groups=2,
+            groups_used=1,
+            weights_scale=2.5,
+            context_original=48,
+            mscale=1.0,
+        ),
     ),
     "tiny-mixtral": Shape("llama", 4, 256, 4, 2, 64, 8, 2, 512, 2048, norm_eps=1e-5, pre=""),
     "tiny-olmoe": Shape(
@@ -201,7 +306,47 @@ def _gpt_oss_extras(s, b, i):
     yield Tensor(b + "ffn_down_exps.bias", (s.hidden, s.experts), "bias_out", i)
 
 
+def _deepseek_tensors(s, i):
+    d, b = s.deepseek, f"blk.{i}."
+    yield Tensor(b + "attn_norm.weight", (s.hidden,), "norm", i)
+    if d.q_rank:
+        yield Tensor(b + "attn_q_a.weight", (s.hidden, d.q_rank), "in", i)
+        yield Tensor(b + "attn_q_a_norm.weight", (d.q_rank,), "norm", i)
+        yield Tensor(b + "attn_q_b.weight", (d.q_rank, s.heads * d.head), "in", i)
+    else:
+        yield Tensor(b + "attn_q.weight", (s.hidden, s.heads * d.head), "in", i)
+    yield Tensor(b + "attn_kv_a_mqa.weight", (s.hidden, d.kv_rank + d.rope), "in", i)
+    yield Tensor(b + "attn_kv_a_norm.weight", (d.kv_rank,), "norm", i)
+    yield Tensor(b + "attn_k_b.weight", (d.nope, d.kv_rank, s.heads), "in", i)
+    yield Tensor(b + "attn_v_b.weight", (d.kv_rank, d.v, s.heads), "attn_v", i)
+    yield Tensor(b + "attn_output.weight", (s.heads * d.v, s.hidden), "attn_out", i)
+    yield Tensor(b + "ffn_norm.weight", (s.hidden,), "norm", i)
+    if i < d.dense_layers:
+        yield from _ffn(b, "", s.hidden, s.dense_ff, i)
+        return
+    yield Tensor(b + "ffn_gate_inp.weight", (s.hidden, s.experts), "router", i)
+    if d.sigmoid:
+        yield Tensor(b + "exp_probs_b.bias", (s.experts,), "bias", i)
+    yield from _experts(s, b, i)
+    yield from _ffn(b, "_shexp", s.hidden, d.shared_experts * s.expert_ff, i)
+
+
+def _ffn(b, suffix, hidden, width, i):
+    yield Tensor(f"{b}ffn_gate{suffix}.weight", (hidden, width), "in", i)
+    yield Tensor(f"{b}ffn_up{suffix}.weight", (hidden, width), "in", i)
+    yield Tensor(f"{b}ffn_down{suffix}.weight", (width, hidden), "down", i)
+
+
+def _experts(s, b, i):
+    yield Tensor(b + "ffn_gate_exps.weight", (s.hidden, s.expert_ff, s.experts), "in", i)
+    yield Tensor(b + "ffn_up_exps.weight", (s.hidden, s.expert_ff, s.experts), "in", i)
+    yield Tensor(b + "ffn_down_exps.weight", (s.expert_ff, s.hidden, s.experts), "down", i)
+
+
 def _layer_tensors(s, i):
+    if s.deepseek:
+        yield from _deepseek_tensors(s, i)
+        return
     q, kv = s.heads * s.head_dim, s.kv_heads * s.head_dim
     b = f"blk.{i}."
     yield Tensor(b + "attn_norm.weight", (s.hidden,), "norm", i)
@@ -222,14 +367,10 @@ def _layer_tensors(s, i):
     norm = "post_attention_norm" if s.arch == "gpt-oss" else "ffn_norm"
     yield Tensor(f"{b}{norm}.weight", (s.hidden,), "norm", i)
     yield Tensor(b + "ffn_gate_inp.weight", (s.hidden, s.experts), "router", i)
-    yield Tensor(b + "ffn_gate_exps.weight", (s.hidden, s.expert_ff, s.experts), "in", i)
-    yield Tensor(b + "ffn_up_exps.weight", (s.hidden, s.expert_ff, s.experts), "in", i)
-    yield Tensor(b + "ffn_down_exps.weight", (s.expert_ff, s.hidden, s.experts), "down", i)
+    yield from _experts(s, b, i)
     if s.shared_ff:
         yield Tensor(b + "ffn_gate_inp_shexp.weight", (s.hidden,), "shared_gate", i)
-        yield Tensor(b + "ffn_gate_shexp.weight", (s.hidden, s.shared_ff), "in", i)
-        yield Tensor(b + "ffn_up_shexp.weight", (s.hidden, s.shared_ff), "in", i)
-        yield Tensor(b + "ffn_down_shexp.weight", (s.shared_ff, s.hidden), "down", i)
+        yield from _ffn(b, "_shexp", s.hidden, s.shared_ff, i)
 
 
 def _more_bits(layer, n_layers):
@@ -259,6 +400,16 @@ def _type_of(t, s, quant):
     return T.Q4_K
 
 
+# For rows that superblocks of 256 don't divide: what the published deepseek2 files take.
+NARROW_ROWS = {
+    T.Q2_K: T.Q4_0,
+    T.Q3_K: T.Q4_0,
+    T.Q4_K: T.Q5_0,
+    T.Q5_K: T.Q8_0,
+    T.Q6_K: T.Q8_0,
+}
+
+
 def tensors_of(shape, quant):
     """All tensors in file order, with types and sizes."""
     out = [Tensor("token_embd.weight", (shape.hidden, shape.vocab), "embedding")]
@@ -268,12 +419,42 @@ def tensors_of(shape, quant):
     out.append(Tensor("output.weight", (shape.hidden, shape.vocab), "output"))
     for t in out:
         t.qtype = _type_of(t, shape, quant)
+        if t.qtype in NARROW_ROWS and t.ne[0] % 256 and shape.deepseek:
+            t.qtype = NARROW_ROWS[t.qtype]
         if t.ne[0] % BLOCK[t.qtype][0]:
             raise ValueError(
                 f"{t.name}: rows of {t.ne[0]} do not divide into {t.qtype.name} blocks"
             )
         t.bytes = t.row_bytes * t.rows
     return out
+
+
+def _deepseek_metadata(shape):
+    d = shape.deepseek
+    meta = {
+        "expert_feed_forward_length": ("u32", shape.expert_ff),
+        "expert_shared_count": ("u32", d.shared_experts),
+        "leading_dense_block_count": ("u32", d.dense_layers),
+        "attention.kv_lora_rank": ("u32", d.kv_rank),
+        "attention.key_length": ("u32", d.kv_rank + d.rope),
+        "attention.value_length": ("u32", d.kv_rank),
+        "attention.key_length_mla": ("u32", d.head),
+        "attention.value_length_mla": ("u32", d.v),
+        "rope.dimension_count": ("u32", d.rope),
+        "rope.scaling.type": ("str", "yarn"),
+        "rope.scaling.factor": ("f32", d.yarn_factor),
+        "rope.scaling.original_context_length": ("u32", d.context_original),
+        "rope.scaling.yarn_log_multiplier": ("f32", 0.1 * d.mscale),
+        "expert_gating_func": ("u32", 2 if d.sigmoid else 1),
+        "expert_weights_norm": ("bool", d.sigmoid),
+        "expert_weights_scale": ("f32", d.weights_scale),
+    }
+    if d.q_rank:
+        meta["attention.q_lora_rank"] = ("u32", d.q_rank)
+    if d.groups > 1:
+        meta["expert_group_count"] = ("u32", d.groups)
+        meta["expert_group_used_count"] = ("u32", d.groups_used)
+    return {f"deepseek2.{key}": value for key, value in meta.items()}
 
 
 def metadata_of(shape, quant, name):
@@ -308,6 +489,8 @@ def metadata_of(shape, quant, name):
         meta["gpt-oss.rope.scaling.type"] = ("str", "yarn")
         meta["gpt-oss.rope.scaling.factor"] = ("f32", 32.0)
         meta["gpt-oss.rope.scaling.original_context_length"] = ("u32", 4096)
+    if shape.deepseek:
+        meta.update(_deepseek_metadata(shape))
     if a == "llama":
         meta["llama.vocab_size"] = ("u32", shape.vocab)
         meta["llama.rope.dimension_count"] = ("u32", shape.head_dim)

@@ -161,6 +161,40 @@ TEST_P(Attention, ASinkTakesItsShare) {
   }
 }
 
+// V as the beginning of the K row (MLA), against the same numbers stored apart; as many heads on
+// one row as DeepSeek-V3 has, and a number that no kernel's grouping divides.
+TEST_P(Attention, ValuesThatBeginTheKeys) {
+  for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kQ8_0}) {
+    for (const Shape& shape : {Shape{96, 64, 128}, Shape{576, 512, 21}}) {
+      const Cache cache(type, type, shape, 70, 11);
+      AttentionArgs args = args_of(cache, type, type, shape);
+      args.first = 2;
+      args.last = 69;
+      args.v_blocks = args.k_blocks;
+      args.v_stride = kv_row_bytes(type, shape.head_dim_k);
+      const auto actual = attend(*kernels_, args);
+
+      // The same rows' beginnings, moved to where a V without a stride lies.
+      const size_t k_row = args.v_stride, v_row = kv_row_bytes(type, shape.head_dim_v);
+      std::vector<std::vector<std::byte>> storage;
+      std::vector<const std::byte*> blocks;
+      for (const auto& keys : cache.k_storage) {
+        auto& values = storage.emplace_back(Cache::kOffset + v_row * kKvBlockPositions);
+        for (uint32_t i = 0; i < kKvBlockPositions; ++i)
+          std::copy_n(&keys[Cache::kOffset + k_row * i], v_row,
+                      &values[Cache::kOffset + v_row * i]);
+        blocks.push_back(values.data());
+      }
+      args.v_blocks = blocks.data();
+      args.v_stride = 0;
+      const auto expected = attend(*scalar_, args);
+      std::string difference;
+      EXPECT_TRUE(same_bits(expected.data(), actual.data(), actual.size(), &difference))
+          << shape.head_dim_k << "×" << shape.n_heads << ": " << difference;
+    }
+  }
+}
+
 // A head's bits don't depend on the heads beside it.
 TEST_P(Attention, HeadsAloneAndTogether) {
   const Shape shape{128, 128, 13};
