@@ -36,6 +36,15 @@ struct Card {
   }
 };
 
+std::string heads_of(const AttentionSpec& attention) {
+  const MlaSpec& mla = attention.mla;
+  if (mla.kv_rank == 0)
+    return fmt::format("{} heads ({} KV) of {}", attention.n_heads, attention.n_kv_heads,
+                       attention.head_dim_k);
+  return fmt::format("{} heads of {} (K) and {} (V) on one latent of {} + {}", attention.n_heads,
+                     mla.head_dim(), mla.v_dim, mla.kv_rank, mla.rope_dim);
+}
+
 void print_ffn(const ModelSpec& spec) {
   if (spec.n_dense_layers != 0)
     fmt::print("  dense FFN      {} of {} layers, width {}\n", spec.n_dense_layers, spec.n_layers,
@@ -54,9 +63,8 @@ void print_card(const Card& card) {
   fmt::print("  architecture   {}\n", spec.architecture);
   fmt::print("  parameters     {} total, {} active per token\n",
              format_count(card.file.total_params()), format_count(card.file.active_params()));
-  fmt::print("  layers         {} of width {}, {} heads ({} KV) of {}\n", spec.n_layers,
-             spec.hidden, spec.attention.n_heads, spec.attention.n_kv_heads,
-             spec.attention.head_dim_k);
+  fmt::print("  layers         {} of width {}, {}\n", spec.n_layers, spec.hidden,
+             heads_of(spec.attention));
   print_ffn(spec);
   fmt::print("  vocabulary     {}, context {}\n", spec.n_vocab, spec.context_train);
   fmt::print("  file           {} in {} shard(s)\n",

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "model/spec_family.h"
+#include "model/spec_mla.h"
 #include "model/spec_reader.h"
 #include "model/spec_rotary.h"
 
@@ -133,6 +134,9 @@ Status read_router(const SpecReader& reader, const Family& family, ModelSpec& sp
   router.bias = family.router_bias;
   router.selection_bias = has(reader, family.selection_bias,
                               fmt::format("blk.{}.exp_probs_b.bias", spec.n_dense_layers));
+  // Files of a time before the key: such a bias came with the sigmoid.
+  if (router.selection_bias && !reader.states("expert_gating_func"))
+    router.score = RouterScore::kSigmoid;
   return read_groups(reader, router);
 }
 
@@ -225,6 +229,7 @@ Result<ModelSpec> ModelSpec::from_gguf(const GgufModel& gguf) {
   OFFSTAGE_TRY_VOID(read_norms(reader, *family, spec));
   OFFSTAGE_TRY_VOID(read_attention(reader, *family, spec));
   OFFSTAGE_TRY_VOID(read_rotary(reader, family->rotary, spec));
+  if (family->mla) OFFSTAGE_TRY_VOID(read_mla(reader, spec));
   OFFSTAGE_TRY_VOID(read_ffn(reader, *family, spec));
   OFFSTAGE_TRY_VOID(read_scales(reader, *family, spec));
   return spec;

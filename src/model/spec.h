@@ -44,11 +44,15 @@ enum class Activation {
 
 // Multi-head latent attention: K and V are kept as one compressed vector per position.
 struct MlaSpec {
-  uint32_t kv_rank = 0;   // width of the compressed K and V; 0: no MLA
-  uint32_t q_rank = 0;    // width of the compressed Q; 0: Q is projected at once
-  uint32_t nope_dim = 0;  // of a head's Q and K: not rotated
-  uint32_t rope_dim = 0;  // of a head's Q and K: rotated; K's is shared by all heads
-  uint32_t v_dim = 0;     // of a head's V, after decompression
+  uint32_t kv_rank = 0;     // width of the compressed K and V; 0: no MLA
+  uint32_t q_rank = 0;      // width of the compressed Q; 0: Q is projected at once
+  uint32_t nope_dim = 0;    // of a head's Q and K: not rotated
+  uint32_t rope_dim = 0;    // of a head's Q and K: rotated; K's is shared by all heads
+  uint32_t v_dim = 0;       // of a head's V, after decompression
+  bool joint_kv_b = false;  // an older file: what brings K and V back is one matrix
+
+  uint32_t head_dim() const { return nope_dim + rope_dim; }  // of a head's Q and K
+  uint32_t row_dim() const { return kv_rank + rope_dim; }    // kept per position, for all heads
 };
 
 struct AttentionSpec {

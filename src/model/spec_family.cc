@@ -82,6 +82,14 @@ constexpr std::array kFamilies = {
         .normalise_weights = true,
         .output_bias = true,
     },
+    Family{
+        // V2, V3, R1, Kimi-K2, Moonlight
+        .architecture = "deepseek2",
+        .rotary = RotaryKind::kAdjacentPairs,
+        .mla = true,
+        .selection_bias = Has::kIfPresent,
+        .shared_expert = true,
+    },
 };
 
 constexpr auto kArchitectures = [] {

@@ -16,6 +16,7 @@ struct Family {
   RotaryKind rotary = RotaryKind::kNeox;
   QkNorm qk_norm = QkNorm::kNone;
   Has has_qk_norm = Has::kYes;  // where qk_norm isn't kNone
+  bool mla = false;
   Has qkv_bias = Has::kNo;
   Has o_bias = Has::kNo;
   bool sinks = false;

@@ -105,6 +105,36 @@ Status find_attention(const RoleFinder& find, const std::string& block, const Mo
   return find_attention_biases(find, block, spec, layer);
 }
 
+Status find_mla(const RoleFinder& find, const std::string& block, const ModelSpec& spec,
+                LayerTensors& layer) {
+  const MlaSpec& mla = spec.attention.mla;
+  const uint64_t n_heads = spec.attention.n_heads, hidden = spec.hidden;
+  const uint64_t q_width = n_heads * mla.head_dim();
+  OFFSTAGE_TRY_VOID(
+      find_norm(find, block + "attn_norm", spec, layer.attn_norm, layer.attn_norm_bias));
+  if (mla.q_rank == 0) {
+    OFFSTAGE_TRY(layer.q, find.matrix(block + "attn_q.weight", {hidden, q_width}));
+  } else {
+    OFFSTAGE_TRY(layer.mla.q_a, find.matrix(block + "attn_q_a.weight", {hidden, mla.q_rank}));
+    OFFSTAGE_TRY(layer.mla.q_a_norm, find.vector(block + "attn_q_a_norm.weight", mla.q_rank));
+    OFFSTAGE_TRY(layer.mla.q_b, find.matrix(block + "attn_q_b.weight", {mla.q_rank, q_width}));
+  }
+  OFFSTAGE_TRY(layer.mla.kv_a,
+               find.matrix(block + "attn_kv_a_mqa.weight", {hidden, mla.row_dim()}));
+  OFFSTAGE_TRY(layer.mla.kv_a_norm, find.vector(block + "attn_kv_a_norm.weight", mla.kv_rank));
+  if (mla.joint_kv_b) {
+    OFFSTAGE_TRY(layer.mla.kv_b, find.matrix(block + "attn_kv_b.weight",
+                                             {mla.kv_rank, n_heads * (mla.nope_dim + mla.v_dim)}));
+  } else {
+    OFFSTAGE_TRY(layer.mla.k_b,
+                 find.matrix(block + "attn_k_b.weight", {mla.nope_dim, mla.kv_rank, n_heads}));
+    OFFSTAGE_TRY(layer.mla.v_b,
+                 find.matrix(block + "attn_v_b.weight", {mla.kv_rank, mla.v_dim, n_heads}));
+  }
+  OFFSTAGE_TRY(layer.o, find.matrix(block + "attn_output.weight", {n_heads * mla.v_dim, hidden}));
+  return {};
+}
+
 Status find_ffn(const RoleFinder& find, const std::string& block, const std::string& suffix,
                 uint64_t hidden, uint64_t ffn, FfnTensors& tensors) {
   OFFSTAGE_TRY(tensors.gate, find.matrix(block + "ffn_gate" + suffix + ".weight", {hidden, ffn}));
@@ -152,7 +182,9 @@ Status find_experts(const RoleFinder& find, const std::string& block, const Mode
 Status find_layer(const RoleFinder& find, uint32_t index, const ModelSpec& spec,
                   LayerTensors& layer) {
   const std::string block = fmt::format("blk.{}.", index);
-  OFFSTAGE_TRY_VOID(find_attention(find, block, spec, layer));
+  const bool mla = spec.attention.mla.kv_rank != 0;
+  OFFSTAGE_TRY_VOID(mla ? find_mla(find, block, spec, layer)
+                        : find_attention(find, block, spec, layer));
   // The norm between attention and FFN goes by two names, and no supported family has both.
   const char* norm =
       find.exists(block + "post_attention_norm.weight") ? "post_attention_norm" : "ffn_norm";
@@ -254,8 +286,9 @@ Result<ModelTensors> ModelTensors::from_gguf(const GgufModel& gguf, ModelSpec& s
 }
 
 std::vector<const GgufTensor*> LayerTensors::matrices() const {
-  return {q,       k,          v,        o,          mla.q_a, mla.q_b,     mla.kv_a,  mla.k_b,
-          mla.v_b, dense.gate, dense.up, dense.down, router,  shared.gate, shared.up, shared.down};
+  return {q,        k,          v,           o,         mla.q_a,    mla.q_b,
+          mla.kv_a, mla.k_b,    mla.v_b,     mla.kv_b,  router,     dense.gate,
+          dense.up, dense.down, shared.gate, shared.up, shared.down};
 }
 
 std::vector<const GgufTensor*> LayerTensors::vectors() const {

@@ -28,6 +28,8 @@ struct MlaTensors {
   const GgufTensor* kv_a_norm = nullptr;  // [kv_rank]
   const GgufTensor* k_b = nullptr;        // [n_heads][kv_rank][nope_dim]
   const GgufTensor* v_b = nullptr;        // [n_heads][v_dim][kv_rank]
+  // Older files: [n_heads][nope_dim, then v_dim][kv_rank], instead of k_b (turned) and v_b.
+  const GgufTensor* kv_b = nullptr;
 };
 
 struct LayerTensors {

@@ -5,12 +5,15 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <variant>
 
 #include "base/cause_timer.h"
 #include "base/result.h"
 #include "base/types.h"
 #include "cache/ram_tier.h"
 #include "model/spec.h"
+#include "runtime/attention_gqa.h"
+#include "runtime/attention_mla.h"
 #include "runtime/compute.h"
 #include "runtime/ffn_block.h"
 #include "runtime/kv_cache.h"
@@ -21,15 +24,6 @@
 #include "runtime/weights.h"
 
 namespace offstage {
-
-// One token of one sequence. Rows of a sequence stand in ascending position, and every earlier
-// position was a row of this forward or of one before.
-struct Row {
-  SequenceId sequence;
-  uint32_t position = 0;
-  TokenId token = 0;
-  bool wants_logits = false;
-};
 
 // Called once per row that wants logits, in row order; `logits` [n_vocab] is valid during the call.
 using LogitsSink = std::function<void(size_t row, std::span<const float> logits)>;
@@ -59,20 +53,19 @@ class Forward {
   uint32_t rows_max() const { return parts_.rows_max; }
 
  private:
+  using Attention = std::variant<GqaAttention, MlaAttention>;
+  static Attention make_attention(const Parts& parts);
   Status check_rows(std::span<const Row> rows) const;
   void embed(std::span<const Row> rows);
   void attention_block(uint32_t layer, std::span<const Row> rows);
-  void project_qkv(const LayerWeights& weights, uint32_t n_rows);
-  void rotate_and_store(uint32_t layer, const LayerWeights& weights, std::span<const Row> rows);
-  void attend(uint32_t layer, std::span<const Row> rows);
   Status ffn_block(uint32_t layer, uint32_t n_rows, Phase phase);
   void look_ahead(uint32_t layer, uint32_t n_rows, Phase phase);
   void output(std::span<const Row> rows, const LogitsSink& sink);
 
   Parts parts_;
   Scratch& s_;
-  ActivationCache input_;     // forms of `normed`
-  ActivationCache attended_;  // forms of `attended`
+  ActivationCache input_;  // forms of `normed`
+  Attention attention_;
   FfnBlock dense_;
   MoeBlock moe_;
 };

@@ -5,8 +5,10 @@
 namespace offstage {
 
 KvCache::Shape KvCache::shape_of(const ModelSpec& spec, KvType k_type, KvType v_type) {
-  return {spec.n_layers, spec.attention.n_kv_heads, kv_row_bytes(k_type, spec.attention.head_dim_k),
-          kv_row_bytes(v_type, spec.attention.head_dim_v)};
+  const AttentionSpec& attention = spec.attention;
+  const bool v_in_k = attention.mla.kv_rank != 0;
+  return {spec.n_layers, attention.n_kv_heads, kv_row_bytes(k_type, attention.head_dim_k),
+          v_in_k ? 0 : kv_row_bytes(v_type, attention.head_dim_v)};
 }
 
 uint32_t KvCache::pages_for(uint32_t context, uint32_t n_sequences) {

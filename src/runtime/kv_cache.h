@@ -22,7 +22,7 @@ class KvCache {
  public:
   struct Shape {
     uint32_t n_layers = 0, n_kv_heads = 0;
-    uint64_t k_row_bytes = 0, v_row_bytes = 0;
+    uint64_t k_row_bytes = 0, v_row_bytes = 0;  // v: 0 where it is the K row's beginning (MLA)
     uint64_t page_bytes() const {
       return uint64_t{n_layers} * n_kv_heads * kKvBlockPositions * (k_row_bytes + v_row_bytes);
     }

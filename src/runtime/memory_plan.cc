@@ -68,7 +68,7 @@ Result<MemoryPlan> plan_memory(const PlanInputs& inputs, Notices& notices) {
   MemoryPlan plan;
   plan.budget_bytes = choose_budget(inputs, notices);
   plan.process_bytes = inputs.resident_now + kReserveBytes;
-  plan.dense_bytes = DenseStore::bytes_needed(inputs.tensors);
+  plan.dense_bytes = DenseStore::bytes_needed(inputs.spec, inputs.tensors);
   plan.kv_pages = KvCache::pages_for(options.context, options.n_sequences);
   plan.kv_bytes =
       plan.kv_pages * KvCache::shape_of(inputs.spec, options.k_type, options.v_type).page_bytes();

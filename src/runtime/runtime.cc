@@ -27,7 +27,7 @@ Result<std::unique_ptr<Runtime>> Runtime::open(const RuntimeOptions& options, No
   OFFSTAGE_TRY(runtime->tokenizer_, Tokenizer::create(std::move(facts), &notices));
   OFFSTAGE_TRY(runtime->kernels_, choose_kernels(options.isa));
   runtime->workers_ = std::make_unique<ThreadPool>(options.threads, notices);
-  OFFSTAGE_TRY_VOID(runtime->check_kv_types());
+  OFFSTAGE_TRY_VOID(runtime->check_kv_types(notices));
   OFFSTAGE_TRY_VOID(runtime->plan(notices, hooks));
 
   OFFSTAGE_TRY(HostArena dense,
@@ -39,8 +39,12 @@ Result<std::unique_ptr<Runtime>> Runtime::open(const RuntimeOptions& options, No
 
 Runtime::~Runtime() = default;
 
-Status Runtime::check_kv_types() const {
+Status Runtime::check_kv_types(Notices& notices) const {
   const AttentionSpec& attention = spec().attention;
+  if (attention.mla.kv_rank != 0 && options_.v_type != options_.k_type)
+    notices.add("kv",
+                "this model's values are a part of its keys: -ctk is the type of both, -ctv has "
+                "no effect");
   const auto fits = [](KvType type, uint32_t head_dim) {
     return type != KvType::kQ8_0 || head_dim % 32 == 0;
   };
@@ -121,8 +125,8 @@ Status Runtime::save_index(Notices& notices) {
 }
 
 Status Runtime::load(HostArena dense_arena, Notices& notices, const Hooks& hooks) {
-  const DenseStore::Loader loader = {file_->gguf, *reads_, *index_,      *workers_,
-                                     *kernels_,   notices, hooks.on_load};
+  const DenseStore::Loader loader = {spec(),    file_->gguf, *reads_, *index_,
+                                     *workers_, *kernels_,   notices, hooks.on_load};
   OFFSTAGE_TRY(dense_, DenseStore::load(file_->tensors, std::move(dense_arena), loader));
 
   OFFSTAGE_TRY(scratch_,

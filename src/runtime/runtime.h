@@ -81,7 +81,7 @@ class Runtime {
 
  private:
   explicit Runtime(RuntimeOptions options) : options_(std::move(options)), timer_(clock_) {}
-  Status check_kv_types() const;
+  Status check_kv_types(Notices& notices) const;
   Status plan(Notices& notices, const Hooks& hooks);
   Status open_drive(HostArena& dense_arena, Notices& notices);
   Status make_cache_policy(Notices& notices);

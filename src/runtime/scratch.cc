@@ -45,18 +45,46 @@ MoeScratch walk_moe(const ModelSpec& spec, uint32_t rows, Taker& take) {
   return moe;
 }
 
+GqaScratch walk_gqa(const ModelSpec& spec, uint32_t rows, Taker& take) {
+  GqaScratch gqa;
+  gqa.q = take.floats(rows, spec.q_width());
+  gqa.k = take.floats(rows, spec.k_width());
+  gqa.v = take.floats(rows, spec.v_width());
+  gqa.attended = take.floats(rows, spec.o_width());
+  gqa.attended_forms = take.bytes(ActivationCache::memory_bytes(rows, spec.o_width()));
+  return gqa;
+}
+
+MlaScratch walk_mla(const AttentionSpec& attention, uint32_t rows, Taker& take) {
+  MlaScratch s;
+  const MlaSpec& mla = attention.mla;
+  const uint64_t heads = uint64_t{rows} * attention.n_heads;
+  if (mla.q_rank != 0) {
+    s.q_low = take.floats(rows, mla.q_rank);
+    s.q_low_forms = take.bytes(ActivationCache::memory_bytes(rows, mla.q_rank));
+  }
+  s.q = take.floats(heads, mla.head_dim());
+  s.kv = take.floats(rows, mla.row_dim());
+  s.absorbed = take.floats(heads, mla.row_dim());
+  s.latents = take.floats(heads, mla.kv_rank);
+  s.values = take.floats(heads, mla.v_dim);
+  s.head_forms = take.bytes(heads * widest_row_bytes(std::max(mla.nope_dim, mla.kv_rank)));
+  s.values_forms = take.bytes(ActivationCache::memory_bytes(rows, attention.n_heads * mla.v_dim));
+  return s;
+}
+
 Scratch walk(const ModelSpec& spec, uint32_t rows, Taker& take) {
   Scratch s;
   s.x = take.floats(rows, spec.hidden);
   s.normed = take.floats(rows, spec.hidden);
-  s.q = take.floats(rows, spec.q_width());
-  s.k = take.floats(rows, spec.k_width());
-  s.v = take.floats(rows, spec.v_width());
-  s.attended = take.floats(rows, spec.o_width());
   s.projected = take.floats(rows, spec.hidden);
   s.input_forms = take.bytes(ActivationCache::memory_bytes(rows, spec.hidden));
-  s.attended_forms = take.bytes(ActivationCache::memory_bytes(rows, spec.o_width()));
   s.logits = take.floats(kLogitRows, spec.n_vocab);
+  if (spec.attention.mla.kv_rank == 0) {
+    s.gqa = walk_gqa(spec, rows, take);
+  } else {
+    s.mla = walk_mla(spec.attention, rows, take);
+  }
 
   const uint32_t ffn = std::max(spec.dense_ffn, spec.shared_ffn);
   if (ffn != 0) {

@@ -31,17 +31,36 @@ struct MoeScratch {
   float* shared_out = nullptr;  // [rows][hidden]
 };
 
-struct Scratch {
-  float* x = nullptr;                   // [rows][hidden]: the residual stream
-  float* normed = nullptr;              // [rows][hidden]
+// Of attention_gqa.
+struct GqaScratch {
   float* q = nullptr;                   // [rows][q_width]
   float* k = nullptr;                   // [rows][k_width]
   float* v = nullptr;                   // [rows][v_width]
   float* attended = nullptr;            // [rows][o_width]
-  float* projected = nullptr;           // [rows][hidden]
-  std::byte* input_forms = nullptr;     // ActivationCache of [rows][hidden]
   std::byte* attended_forms = nullptr;  // ActivationCache of [rows][o_width]
-  float* logits = nullptr;              // [kLogitRows][n_vocab]
+};
+
+// Of attention_mla.
+struct MlaScratch {
+  float* q_low = nullptr;             // [rows][q_rank]
+  std::byte* q_low_forms = nullptr;   // ActivationCache of [rows][q_rank]
+  float* q = nullptr;                 // [rows][n_heads][nope_dim + rope_dim]
+  float* kv = nullptr;                // [rows][kv_rank + rope_dim]
+  float* absorbed = nullptr;          // [rows][n_heads][kv_rank + rope_dim]
+  float* latents = nullptr;           // [rows][n_heads][kv_rank]
+  float* values = nullptr;            // [rows][n_heads][v_dim]
+  std::byte* head_forms = nullptr;    // [n_heads][rows][activation row of nope_dim or kv_rank]
+  std::byte* values_forms = nullptr;  // ActivationCache of [rows][n_heads · v_dim]
+};
+
+struct Scratch {
+  float* x = nullptr;                // [rows][hidden]: the residual stream
+  float* normed = nullptr;           // [rows][hidden]
+  float* projected = nullptr;        // [rows][hidden]
+  std::byte* input_forms = nullptr;  // ActivationCache of [rows][hidden]
+  float* logits = nullptr;           // [kLogitRows][n_vocab]
+  GqaScratch gqa;                    // or, where spec.attention has MLA:
+  MlaScratch mla;
   FfnScratch ffn;
   MoeScratch moe;
 

@@ -4,6 +4,8 @@
 #include <unordered_map>
 
 #include "base/check.h"
+#include "base/units.h"
+#include "runtime/joint_kv_b.h"
 
 namespace offstage {
 namespace {
@@ -168,13 +170,39 @@ LayerWeights place_layer(const LayerTensors& t, const Placer& at) {
   return w;
 }
 
+// What older DeepSeek files need on top; 0 for all others.
+uint64_t split_kv_b_bytes(const ModelSpec& spec, const ModelTensors& tensors) {
+  uint64_t bytes = 0;
+  for (const LayerTensors& layer : tensors.layers)
+    if (layer.mla.kv_b != nullptr) bytes += split_kv_b_bytes(spec.attention, layer.mla.kv_b->type);
+  return bytes;
+}
+
+void split_joint_matrices(const ModelTensors& tensors, const Placer& at,
+                          const DenseStore::Loader& loader, HostArena& arena,
+                          DenseWeights& weights) {
+  for (size_t i = 0; i < tensors.layers.size(); ++i) {
+    const GgufTensor* joint = tensors.layers[i].mla.kv_b;
+    if (joint == nullptr) continue;
+    const SplitKvB split =
+        split_kv_b(loader.spec.attention, at.matrix(joint), loader.kernels, arena);
+    weights.layers[i].mla.k_b = split.k_b;
+    weights.layers[i].mla.v_b = split.v_b;
+  }
+  const uint64_t bytes = split_kv_b_bytes(loader.spec, tensors);
+  if (bytes != 0)
+    loader.notices.add("mla", fmt::format("the file keeps K and V's matrices as one ({}): split "
+                                          "ones are made beside it, {} more",
+                                          tensors.layers[0].mla.kv_b->name, format_bytes(bytes)));
+}
+
 }  // namespace
 
-uint64_t DenseStore::bytes_needed(const ModelTensors& tensors) {
+uint64_t DenseStore::bytes_needed(const ModelSpec& spec, const ModelTensors& tensors) {
   uint64_t bytes = 0;
   for (const GgufTensor* tensor : tensors.dense()) bytes += span_bytes(extent_of(*tensor));
   for (const GgufTensor* tensor : tensors.vectors()) bytes += vector_bytes(*tensor);
-  return bytes;
+  return bytes + split_kv_b_bytes(spec, tensors);
 }
 
 Result<DenseStore> DenseStore::load(const ModelTensors& tensors, HostArena arena,
@@ -204,6 +232,7 @@ Result<DenseStore> DenseStore::load(const ModelTensors& tensors, HostArena arena
   weights.rope_factors_short = at.vector(tensors.rope_factors_short);
   weights.rope_factors_long = at.vector(tensors.rope_factors_long);
   for (const LayerTensors& layer : tensors.layers) weights.layers.push_back(place_layer(layer, at));
+  split_joint_matrices(tensors, at, loader, store.arena_, weights);
   return store;
 }
 

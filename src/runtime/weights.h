@@ -65,10 +65,11 @@ struct DenseWeights {
 
 class DenseStore {
  public:
-  static uint64_t bytes_needed(const ModelTensors& tensors);
+  static uint64_t bytes_needed(const ModelSpec& spec, const ModelTensors& tensors);
 
   // Takes the arena (bytes_needed). `progress(done, total)` in bytes, from the calling thread.
   struct Loader {
+    const ModelSpec& spec;
     const GgufModel& gguf;
     ReadScheduler& reads;
     HashIndex& index;

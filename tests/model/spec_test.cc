@@ -184,7 +184,7 @@ TEST(SpecTest, ListsTheSupportedArchitectures) {
   const auto list = supported_architectures();
   EXPECT_THAT(std::vector<std::string_view>(list.begin(), list.end()),
               ElementsAre("llama", "qwen2", "qwen3", "olmoe", "qwen2moe", "qwen3moe", "gpt-oss",
-                          "glm4moe", "granitemoe", "minimax-m2", "phimoe"));
+                          "glm4moe", "granitemoe", "minimax-m2", "phimoe", "deepseek2"));
 }
 
 TEST(SpecTest, AnUnsupportedArchitectureIsNamedWithTheSupportedOnes) {

@@ -13,9 +13,11 @@ constexpr uint64_t kProcessBytes = 64ull << 20;
 constexpr uint32_t kTokens = 24;
 
 // Two size classes in one file (Q4_K_M: some down matrices are Q6_K), MXFP4 with Q8_0 and a shared
-// expert, and windows, sinks and biases with rows shorter than a run of 256.
+// expert, windows, sinks and biases with rows shorter than a run of 256, and latent attention with
+// grouped routing and a leading dense layer.
 const char* const kModels[] = {"micro-qwen3moe-q4_k_m.gguf", "micro-qwen2moe-mxfp4.gguf",
-                               "mixtral-s1.gguf", "gpt-oss-s2-mxfp4.gguf"};
+                               "mixtral-s1.gguf", "gpt-oss-s2-mxfp4.gguf",
+                               "micro-deepseek2-q4_k_m.gguf"};
 
 std::vector<TokenId> prompt_of(uint32_t n, uint32_t salt) {
   Rng rng(salt);

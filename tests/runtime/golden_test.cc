@@ -1,5 +1,6 @@
 // Exact against an independent implementation: transformers in float32 (logits), and llama.cpp
 // (mean NLL) on files that llama.cpp's own converter made. See scripts/README.md for the goldens.
+#include <algorithm>
 #include <cmath>
 
 #include "runtime_fixture.h"
@@ -129,7 +130,8 @@ INSTANTIATE_TEST_SUITE_P(Families, Golden,
                                            "qwen3-s1", "gpt-oss-s1", "gpt-oss-s2", "glm4moe-s1",
                                            "glm4moe-s2", "minimax-m2-s1", "minimax-m2-s2",
                                            "granitemoe-s1", "granitemoe-s2", "qwen2-s2", "qwen3-s2",
-                                           "phimoe-s1", "phimoe-s2"),
+                                           "phimoe-s1", "phimoe-s2", "deepseek2-v2-s1",
+                                           "deepseek2-v2-s2", "deepseek2-v3-s1", "deepseek2-v3-s2"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::replace(name.begin(), name.end(), '-', '_');

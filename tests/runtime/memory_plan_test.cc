@@ -53,7 +53,7 @@ TEST_F(MemoryPlanTest, PartsAreWhatTheyWillTakeAndSumToLessThanTheBudget) {
     ASSERT_TRUE(p) << p.error().message;
     EXPECT_EQ(p->budget_bytes, budget);
     EXPECT_LE(p->planned_bytes(), budget);
-    EXPECT_EQ(p->dense_bytes, DenseStore::bytes_needed(file_->tensors));
+    EXPECT_EQ(p->dense_bytes, DenseStore::bytes_needed(file_->spec, file_->tensors));
     EXPECT_EQ(p->kv_pages, 16u);
     EXPECT_EQ(p->kv_bytes,
               16 * KvCache::shape_of(file_->spec, KvType::kF16, KvType::kF16).page_bytes());

@@ -1,0 +1,116 @@
+#include "runtime/attention_gqa.h"
+
+namespace offstage {
+namespace {
+
+// The first position that a row sees through a window (0: none) that ends at its own.
+uint32_t first_seen(uint32_t window, uint32_t position) {
+  return window == 0 || position < window ? 0 : position - window + 1;
+}
+
+}  // namespace
+
+GqaAttention::GqaAttention(const AttentionParts& parts, const GqaScratch& scratch,
+                           uint32_t rows_max)
+    : parts_(parts), s_(scratch), attended_(s_.attended_forms, rows_max, parts.spec.o_width()) {}
+
+void GqaAttention::run(uint32_t layer, const LayerWeights& weights, std::span<const Row> rows,
+                       ActivationCache& input, float* out) {
+  const Compute& compute = parts_.compute;
+  const auto n_rows = static_cast<uint32_t>(rows.size());
+  project_qkv(weights, input, n_rows);
+  rotate_and_store(layer, weights, rows);
+  attend(layer, weights.sinks, rows);
+  attended_.reset(s_.attended, n_rows);
+  compute.matmul(weights.o, attended_.for_weights(weights.o.type, compute), n_rows, out);
+  for (uint32_t t = 0; weights.o_bias != nullptr && t < n_rows; ++t)
+    compute.kernels().add(out + uint64_t{t} * weights.o.rows, weights.o_bias, weights.o.rows);
+}
+
+void GqaAttention::project_qkv(const LayerWeights& weights, ActivationCache& input,
+                               uint32_t n_rows) {
+  const Compute& compute = parts_.compute;
+  const auto project = [&](const Matrix& w, const float* bias, float* out) {
+    compute.matmul(w, input.for_weights(w.type, compute), n_rows, out);
+    for (uint32_t t = 0; bias != nullptr && t < n_rows; ++t)
+      compute.kernels().add(out + uint64_t{t} * w.rows, bias, w.rows);
+  };
+  project(weights.q, weights.q_bias, s_.q);
+  project(weights.k, weights.k_bias, s_.k);
+  project(weights.v, weights.v_bias, s_.v);
+}
+
+// QK-norm, rotation, and the new keys and values into their pages, as stored from then on.
+void GqaAttention::rotate_and_store(uint32_t layer, const LayerWeights& weights,
+                                    std::span<const Row> rows) {
+  const ModelSpec& spec = parts_.spec;
+  const AttentionSpec& attention = spec.attention;
+  const Kernels& kernels = parts_.compute.kernels();
+  const auto norm_and_rotate = [&](float* x, const float* norm, uint32_t n_heads,
+                                   uint32_t position) {
+    const uint32_t head_dim = attention.head_dim_k;
+    if (attention.qk_norm == QkNorm::kWhole)
+      kernels.rms_norm(x, norm, n_heads * head_dim, spec.norm_eps, x);
+    for (uint32_t h = 0; attention.qk_norm == QkNorm::kPerHead && h < n_heads; ++h)
+      kernels.rms_norm(x + h * head_dim, norm, head_dim, spec.norm_eps, x + h * head_dim);
+    RopeArgs rope;
+    rope.x = x;
+    rope.n_heads = n_heads;
+    rope.head_dim = head_dim;
+    rope.n_rot = spec.rotary.n_rot;
+    rope.neox = spec.rotary.kind == RotaryKind::kNeox;
+    rope.cos_sin = parts_.rotary.row(position);
+    kernels.rope(rope);
+  };
+  parts_.compute.workers().parallel_for(
+      static_cast<uint32_t>(rows.size()), 1, [&](uint32_t begin, uint32_t end, uint32_t) {
+        for (uint32_t i = begin; i < end; ++i) {
+          const Row& row = rows[i];
+          float* k = s_.k + uint64_t{i} * spec.k_width();
+          const float* v = s_.v + uint64_t{i} * spec.v_width();
+          norm_and_rotate(s_.q + uint64_t{i} * spec.q_width(), weights.q_norm, attention.n_heads,
+                          row.position);
+          norm_and_rotate(k, weights.k_norm, attention.n_kv_heads, row.position);
+          for (uint32_t h = 0; h < attention.n_kv_heads; ++h) {
+            kernels.store_kv(parts_.k_type, k + h * attention.head_dim_k, attention.head_dim_k,
+                             parts_.kv.k_row(row.sequence, row.position, layer, h));
+            kernels.store_kv(parts_.v_type, v + h * attention.head_dim_v, attention.head_dim_v,
+                             parts_.kv.v_row(row.sequence, row.position, layer, h));
+          }
+        }
+      });
+}
+
+// Work items are (row, kv head): each reads its head's blocks once for the whole query group.
+void GqaAttention::attend(uint32_t layer, const float* sinks, std::span<const Row> rows) {
+  const AttentionSpec& attention = parts_.spec.attention;
+  const uint32_t n_kv_heads = attention.n_kv_heads;
+  const uint32_t group = attention.n_heads / n_kv_heads;
+  parts_.compute.workers().parallel_for(
+      static_cast<uint32_t>(rows.size()) * n_kv_heads, 1,
+      [&](uint32_t begin, uint32_t end, uint32_t) {
+        for (uint32_t item = begin; item < end; ++item) {
+          const uint32_t i = item / n_kv_heads, head = item % n_kv_heads;
+          AttentionArgs args;
+          args.k_type = parts_.k_type;
+          args.v_type = parts_.v_type;
+          args.head_dim_k = attention.head_dim_k;
+          args.head_dim_v = attention.head_dim_v;
+          args.n_heads = group;
+          args.q = s_.q + uint64_t{i} * parts_.spec.q_width() +
+                   uint64_t{head} * group * attention.head_dim_k;
+          args.k_blocks = args.v_blocks = parts_.kv.blocks(rows[i].sequence);
+          args.k_offset = parts_.kv.k_offset(layer, head);
+          args.v_offset = parts_.kv.v_offset(layer, head);
+          args.first = first_seen(attention.window_of(layer), rows[i].position);
+          args.last = rows[i].position;
+          args.scale = attention.scale;
+          if (sinks != nullptr) args.sinks = sinks + head * group;
+          args.out = s_.attended + uint64_t{i} * parts_.spec.o_width() +
+                     uint64_t{head} * group * attention.head_dim_v;
+          parts_.compute.kernels().attention(args);
+        }
+      });
+}
+
+}  // namespace offstage
