@@ -158,13 +158,15 @@ TEST(RamTierReadTest, ShortReadsAreCompleted) {
 }
 
 // The late read writes into its slot long after the event was given up. Were the slot reused
-// before, the bytes of whoever got it would change under the kernel.
-TEST(RamTierDeadlineTest, ALateReadKeepsItsSlot) {
+// before, the bytes of whoever got it would change under the kernel. False: a drive that stalled
+// for longer than the late read left nothing to be tried.
+bool late_read_keeps_its_slot() {
   RigOptions options = bare("nth=1,delay=3000ms");
   options.deadline_ns = 400 * kMillisecond;
   TierRig rig(options);
   const auto late = rig.decode(0, {2});
-  ASSERT_FALSE(late.status);
+  EXPECT_FALSE(late.status);
+  if (late.status) return true;
   EXPECT_EQ(late.status.error().code, ErrorCode::kDeadline);
   EXPECT_THAT(late.status.error().message, HasSubstr(rig.path()));
   EXPECT_EQ(rig.reads().quarantined(), 1u);
@@ -173,8 +175,7 @@ TEST(RamTierDeadlineTest, ALateReadKeepsItsSlot) {
   for (uint32_t e = 0; e < 4; ++e) {
     const auto event = rig.decode(0, {e, e + 4});
     EXPECT_EQ(event.wrong_bytes, 0u);
-    if (!event.status || rig.reads().quarantined() != 1)
-      GTEST_SKIP() << "this drive stalled longer than the late read: nothing was tried";
+    if (!event.status || rig.reads().quarantined() != 1) return false;
     used.insert(event.slots.begin(), event.slots.end());
   }
   EXPECT_EQ(used.size(), 1u);
@@ -182,13 +183,21 @@ TEST(RamTierDeadlineTest, ALateReadKeepsItsSlot) {
   rig.expect_decode(0, {2, 3});
   EXPECT_EQ(rig.reads().quarantined(), 0u);
   rig.expect_baseline();
+  return true;
+}
+
+TEST(RamTierDeadlineTest, ALateReadKeepsItsSlot) {
+  constexpr int kAttempts = 5;
+  for (int attempt = 0; attempt < kAttempts; ++attempt)
+    if (late_read_keeps_its_slot()) return;
+  FAIL() << "no event went well within the deadline in " << kAttempts << " attempts";
 }
 
 // Every slot is with the drive: the next event is an error at once, and the one after the reads
 // came back goes well, although nothing else was being read.
 TEST(RamTierDeadlineTest, ComesBackWhenEverySlotWasLate) {
-  RigOptions options = bare("until=6,delay=3000ms");
-  options.deadline_ns = 400 * kMillisecond;
+  RigOptions options = bare("until=6,delay=5000ms");
+  options.deadline_ns = 2000 * kMillisecond;
   TierRig rig(options);
   EXPECT_FALSE(rig.decode(0, {2, 3}).status);
   EXPECT_EQ(rig.pool().empty_count(0), 0u);
@@ -208,7 +217,7 @@ TEST(RamTierDeadlineTest, ComesBackWhenEverySlotWasLate) {
 
 TEST(RamTierDeadlineTest, AReadThatNeverComesCostsItsSlotAndNoMore) {
   RigOptions options = bare("nth=2,never");
-  options.deadline_ns = 400 * kMillisecond;
+  options.deadline_ns = 4000 * kMillisecond;  // a drive may stall, and that isn't what is tried
   TierRig rig(options);
   EXPECT_FALSE(rig.decode(0, {2}).status);
   for (uint32_t e = 0; e < 8; ++e) rig.expect_decode(1, {e});
