@@ -56,15 +56,10 @@ bool Lookahead::wants(LayerIndex layer, uint32_t n_rows) {
 void Lookahead::guess(LayerIndex layer, const LayerWeights& weights, const float* x,
                       uint32_t n_rows) {
   const CauseScope scope(timer_, Cause::kLookahead);
-  const uint32_t n_experts = spec_.router.n_experts;
   compute_.norm({weights.ffn_norm, weights.ffn_norm_bias, spec_.norm_eps}, x, n_rows, spec_.hidden,
                 normed_.data());
   input_.reset(normed_.data(), n_rows);
-  compute_.matmul(weights.router, input_.for_weights(weights.router.type, compute_), n_rows,
-                  logits_.data());
-  for (uint32_t row = 0; weights.router_bias != nullptr && row < n_rows; ++row)
-    compute_.kernels().add(&logits_[size_t{row} * n_experts], weights.router_bias, n_experts);
-  const Routing& routing = router_.route(logits_.data(), n_rows, weights.selection_bias);
+  const Routing& routing = router_.route(weights, compute_, input_, n_rows, logits_.data());
 
   open_layer_ = layer;
   open_.clear();

@@ -45,7 +45,8 @@ MoeBlock::MoeBlock(const ModelSpec& spec, const Compute& compute, RamTier& tier,
 const Routing& MoeBlock::call(LayerIndex layer, const LayerWeights& weights, const float* normed,
                               uint32_t n_rows, Phase phase) {
   const CauseScope scope(timer_, Cause::kRouter);
-  routing_ = &route(weights, normed, n_rows);
+  input_.reset(normed, n_rows);
+  routing_ = &router_.route(weights, compute_, input_, n_rows, scratch_.router_logits);
   // The last row's; raw logits (softmax of the chosen) are no probabilities.
   const uint32_t n_experts = spec_.router.n_experts;
   std::span<const float> probabilities;
@@ -74,17 +75,6 @@ Status MoeBlock::compute(const LayerWeights& weights, const float* normed, uint3
 
   add_in_router_order(routing, normed, weights, x);
   return {};
-}
-
-const Routing& MoeBlock::route(const LayerWeights& weights, const float* normed, uint32_t n_rows) {
-  input_.reset(normed, n_rows);
-  compute_.matmul(weights.router, input_.for_weights(weights.router.type, compute_), n_rows,
-                  scratch_.router_logits);
-  const uint32_t n_experts = spec_.router.n_experts;
-  for (uint32_t row = 0; weights.router_bias != nullptr && row < n_rows; ++row)
-    compute_.kernels().add(scratch_.router_logits + uint64_t{row} * n_experts, weights.router_bias,
-                           n_experts);
-  return router_.route(scratch_.router_logits, n_rows, weights.selection_bias);
 }
 
 // Three passes over all given experts, each spread over the workers: (gate, up, activation),

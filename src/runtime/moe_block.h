@@ -41,7 +41,6 @@ class MoeBlock {
                    const Routing& routing);
   void gate_and_up(const LayerWeights& weights, const Routing& routing);
   void down(const LayerWeights& weights);
-  const Routing& route(const LayerWeights& weights, const float* normed, uint32_t n_rows);
   void add_in_router_order(const Routing& routing, const float* normed, const LayerWeights& weights,
                            float* x);
 

@@ -46,6 +46,14 @@ const Routing& Router::route(float* logits, uint32_t n_rows, const float* select
   return routing_;
 }
 
+const Routing& Router::route(const LayerWeights& weights, const Compute& compute,
+                             ActivationCache& input, uint32_t n_rows, float* logits) {
+  compute.matmul(weights.router, input.for_weights(weights.router.type, compute), n_rows, logits);
+  for (uint32_t row = 0; weights.router_bias != nullptr && row < n_rows; ++row)
+    kernels_.add(logits + size_t{row} * spec_.n_experts, weights.router_bias, spec_.n_experts);
+  return route(logits, n_rows, weights.selection_bias);
+}
+
 void Router::score(float* logits) const {
   switch (spec_.score) {
     case RouterScore::kSoftmax: return kernels_.softmax(logits, spec_.n_experts);

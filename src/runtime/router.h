@@ -10,6 +10,8 @@
 #include "cache/ram_tier.h"
 #include "cpu/kernels.h"
 #include "model/spec.h"
+#include "runtime/compute.h"
+#include "runtime/weights.h"
 
 namespace offstage {
 
@@ -38,6 +40,9 @@ class Router {
   // `logits` [n_rows][n_experts], overwritten with scores. `selection_bias` [n_experts] (or
   // nullptr) is added to them for the choice alone.
   const Routing& route(float* logits, uint32_t n_rows, const float* selection_bias = nullptr);
+  // The same from a layer's normed input; `logits` [n_rows][n_experts] is scratch.
+  const Routing& route(const LayerWeights& weights, const Compute& compute, ActivationCache& input,
+                       uint32_t n_rows, float* logits);
 
  private:
   void score(float* logits) const;
