@@ -21,7 +21,7 @@ import zlib
 
 import numpy as np
 
-from modelgen import gguf_stream, router, shapes, vocab
+from modelgen import gguf_stream, router, shapes, tensors as recipes, vocab
 from modelgen.blocks import BLOCK, fix_first_value, random_blocks, zero_blocks
 
 CHUNK_BYTES = 16 << 20
@@ -95,7 +95,7 @@ class Weights:
 
     def chunks(self, t):
         rng = self._rng(t.name)
-        if t.role in shapes.SMALL_ROLES:
+        if t.role in recipes.SMALL_ROLES:
             yield self._small(t, rng)
             return
         blocks_per_row, std = t.ne[0] // BLOCK[t.qtype][0], self._std(t)
@@ -143,7 +143,7 @@ def main():
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--shape", required=True, choices=list(shapes.SHAPES))
-    parser.add_argument("--quant", required=True, choices=shapes.QUANTS)
+    parser.add_argument("--quant", required=True, choices=recipes.QUANTS)
     parser.add_argument(
         "--out", required=True, help="x.gguf; with --shards N: x-00001-of-0000N.gguf and so on"
     )
@@ -158,7 +158,7 @@ def main():
     args = parser.parse_args()
 
     shape = shapes.SHAPES[args.shape]
-    tensors = shapes.tensors_of(shape, args.quant)
+    tensors = recipes.tensors_of(shape, args.quant)
     skew = args.router_skew
     if skew is None:
         skew = router.skew_for(shape.experts, shape.top_k, args.reuse)
@@ -177,7 +177,7 @@ def main():
         sys.exit(f"{folder}: {human(free)} free, {human(total)} needed")
 
     weights = Weights(shape, args.seed, skew, tensors[0].qtype)
-    metadata = shapes.metadata_of(shape, args.quant, f"{args.shape} random seed {args.seed}")
+    metadata = recipes.metadata_of(shape, args.quant, f"{args.shape} random seed {args.seed}")
     metadata.update(vocab.metadata_of(shape))
     started, done = time.monotonic(), 0
 
