@@ -19,13 +19,13 @@ Result<std::unique_ptr<IoEngine>> open_io_engine(const IoEngineOptions& options,
   OFFSTAGE_TRY(std::vector<ReadFile> files,
                open_read_files(options.paths, options.direct, notices));
   if (options.kind == IoEngineKind::kThreads) {
-    return open_threads_engine(std::move(files), options.depth);
+    return open_threads_engine(std::move(files), options);
   }
   auto engine = open_uring_engine(files, options, notices);
   if (engine || options.kind == IoEngineKind::kUring) return engine;
   notices.add("io_engine",
               fmt::format("{}; a pool of pread threads reads instead", engine.error().message));
-  return open_threads_engine(std::move(files), options.depth);
+  return open_threads_engine(std::move(files), options);
 }
 
 }  // namespace offstage

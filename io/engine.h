@@ -46,6 +46,9 @@ struct IoEngineOptions {
   IoEngineKind kind = IoEngineKind::kAuto;  // auto: uring, else threads, announced
   DirectIo direct = DirectIo::kAuto;        // auto: O_DIRECT, else buffered, announced per file
   uint32_t depth = 32;                      // reads in flight at most, over all files
+  // By file: its drive (drives.h); empty: all on one. uring serves them all with one ring, since
+  // the scheduler bounds what each drive has of it; threads has a pool for each.
+  std::vector<uint32_t> drive_of_file = {};
   // Memory that most reads go to; registered with the kernel where it allows (announced if not).
   std::vector<std::span<std::byte>> buffers = {};
 };

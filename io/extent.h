@@ -1,6 +1,7 @@
 // Where bytes lie in a file, and what a direct read of them needs.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "base/checked_math.h"
@@ -10,12 +11,29 @@ namespace offstage {
 // Direct reads start and end on a multiple of this in file, buffer and length.
 inline constexpr uint64_t kSectorBytes = 4096;
 
+// Files that one extent may be striped over: a machine's drives, with room.
+inline constexpr uint32_t kStripesMax = 16;
+
+// Plain, or striped over files that follow each other (io/store.h): its first `stripe_bytes` lie in
+// `file`, the next in `file + 1` and so on, each at `offset`. A buffer holds them one after
+// another.
 struct Extent {
-  uint32_t file = 0;    // index of the file in the FileSet that the engine was opened with
-  uint64_t offset = 0;  // absolute
+  uint32_t file = 0;    // index of the file among those that the engine was opened with
+  uint64_t offset = 0;  // absolute; a multiple of kSectorBytes if striped
   uint64_t bytes = 0;
+  uint64_t stripe_bytes = 0;  // 0: plain; else a multiple of kSectorBytes
   bool operator==(const Extent&) const = default;
 };
+
+constexpr uint64_t stripe_count(const Extent& e) {
+  return e.stripe_bytes == 0 ? 1 : (e.bytes + e.stripe_bytes - 1) / e.stripe_bytes;
+}
+// Stripe i as a plain extent. In the extent's buffer it begins at i · stripe_bytes.
+constexpr Extent stripe(const Extent& e, uint32_t i) {
+  const uint64_t begin = i * e.stripe_bytes;
+  return {e.file + i, e.offset,
+          e.stripe_bytes == 0 ? e.bytes : std::min(e.stripe_bytes, e.bytes - begin)};
+}
 
 // The sector-rounded span around an extent: what is read, and what a buffer must hold.
 constexpr uint64_t span_offset(const Extent& e) { return round_down(e.offset, kSectorBytes); }

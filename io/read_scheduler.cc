@@ -14,6 +14,12 @@ namespace {
 constexpr int64_t kNever = INT64_MAX;
 constexpr int64_t kCloseWaitNs = 10'000'000'000;
 
+uint32_t count_drives(const std::vector<uint32_t>& drive_of_file) {
+  uint32_t n_drives = 1;
+  for (const uint32_t drive : drive_of_file) n_drives = std::max(n_drives, drive + 1);
+  return n_drives;
+}
+
 }  // namespace
 
 ReadScheduler::State::State(IoEngine& engine_in, std::vector<std::string> paths_in,
@@ -22,15 +28,17 @@ ReadScheduler::State::State(IoEngine& engine_in, std::vector<std::string> paths_
     : engine(engine_in),
       paths(std::move(paths_in)),
       clock(clock_in),
-      options(options_in),
-      depth(engine_in.depth()),
+      options(std::move(options_in)),
+      drives(count_drives(options.drive_of_file), Drive(jobs_max)),
+      depth(std::max(1u, engine_in.depth() / static_cast<uint32_t>(drives.size()))),
+      // Twice the depth: blocks that wait for a back-off don't keep others from the drive.
+      blocks_max(2 * depth),
       jobs(jobs_max),
-      lanes{JobList(jobs_max), JobList(jobs_max)},
       active(jobs_max),
       done(jobs_max),
-      // Twice the depth: blocks that wait for a back-off don't keep others from the drive.
-      blocks(size_t{2} * depth),
-      completions(depth) {
+      blocks(drives.size() * blocks_max),
+      completions(engine_in.depth()) {
+  CHECK(options.drive_of_file.empty() || options.drive_of_file.size() == paths.size());
   CHECK_GE(options.block_bytes, kSectorBytes);
   CHECK_LE(options.block_bytes, 1u << 30);
   CHECK_GT(options.deadline_ns, 0);
@@ -38,8 +46,8 @@ ReadScheduler::State::State(IoEngine& engine_in, std::vector<std::string> paths_
   CHECK_GT(jobs_max, 0u);
   for (uint32_t i = jobs_max; i-- > 0;) free_jobs.push_back(i);
   for (auto i = static_cast<uint32_t>(blocks.size()); i-- > 0;) free_blocks.push_back(i);
-  waiting.reserve(blocks.size());
-  batch.reserve(depth);
+  for (Drive& drive : drives) drive.waiting.reserve(blocks_max);
+  batch.reserve(drives.size() * depth);
   released.reserve(jobs_max);
 }
 
@@ -58,19 +66,33 @@ void ReadScheduler::State::start(const ReadJob& request) {
   ++counters.jobs;
 
   const Extent& extent = request.extent;
-  const uint64_t file_bytes = engine.file_bytes(extent.file);
-  const auto end = checked_add(extent.offset, extent.bytes);
-  if (!end || *end > file_bytes) {
+  const uint64_t n_stripes = stripe_count(extent);
+  CHECK_LE(n_stripes, kStripesMax);
+  CHECK_LE(extent.file + n_stripes, paths.size());
+  CHECK(extent.stripe_bytes == 0 ||
+        (extent.offset % kSectorBytes == 0 && extent.stripe_bytes % kSectorBytes == 0));
+  job.n_stripes = static_cast<uint32_t>(n_stripes);
+  for (uint32_t i = 0; i < job.n_stripes && !job.failed; ++i) {
+    const Extent part = stripe(extent, i);
+    const uint64_t file_bytes = engine.file_bytes(part.file);
+    const auto end = checked_add(part.offset, part.bytes);
+    if (end && *end <= file_bytes) continue;
     fail(index, {ErrorCode::kTruncated,
                  fmt::format("{}: {} bytes at offset {} are needed, but the file has {} bytes",
-                             paths[extent.file], extent.bytes, extent.offset, file_bytes)});
-  } else if (extent.bytes != 0) {
+                             paths[part.file], part.bytes, part.offset, file_bytes)});
+  }
+  if (!job.failed && extent.bytes != 0) {
     job.span_bytes = span_bytes(extent);
     // Blocks of equal size: a span one sector over block_bytes makes two halves, not a crumb.
     const uint64_t block_bytes_max = round_down(options.block_bytes, kSectorBytes);
-    const uint64_t count = (job.span_bytes + block_bytes_max - 1) / block_bytes_max;
-    job.block_bytes = round_up((job.span_bytes + count - 1) / count, kSectorBytes);
-    lane_list(request.lane).push_back(index);
+    const uint64_t longest = span_bytes(stripe(extent, 0));
+    const uint64_t count = (longest + block_bytes_max - 1) / block_bytes_max;
+    job.block_bytes = round_up((longest + count - 1) / count, kSectorBytes);
+    for (uint32_t i = 0; i < job.n_stripes; ++i) {
+      // Two files of one drive: the job is in its lane once.
+      JobList& lane = drives[drive_of(extent.file + i)].lane(request.lane);
+      if (!lane.contains(index)) lane.push_back(index);
+    }
   }
   finish_if_over(index, job.started_ns);
 }
@@ -89,12 +111,17 @@ bool ReadScheduler::State::promote(uint64_t cookie) {
   const uint32_t index = prefetch_job(cookie);
   if (index == JobList::kNone) return false;
   Job& job = jobs[index];
-  const bool has_more = lane_list(ReadLane::kPrefetch).contains(index);
-  if (has_more) lane_list(ReadLane::kPrefetch).remove(index);
-  lane_in_flight(ReadLane::kPrefetch) -= job.in_flight;
-  lane_in_flight(ReadLane::kDemand) += job.in_flight;
   job.request.lane = ReadLane::kDemand;
-  if (has_more) lane_list(ReadLane::kDemand).push_back(index);
+  for (Drive& drive : drives) {
+    if (!drive.lane(ReadLane::kPrefetch).contains(index)) continue;
+    drive.lane(ReadLane::kPrefetch).remove(index);
+    drive.lane(ReadLane::kDemand).push_back(index);
+  }
+  for (uint32_t i = 0; i < job.n_stripes; ++i) {
+    Drive& drive = drives[drive_of(job.request.extent.file + i)];
+    drive.in_flight_of(ReadLane::kPrefetch) -= job.stripes[i].in_flight;
+    drive.in_flight_of(ReadLane::kDemand) += job.stripes[i].in_flight;
+  }
   return true;
 }
 
@@ -119,17 +146,20 @@ void ReadScheduler::State::fail(uint32_t job_index, Error error) {
   Job& job = jobs[job_index];
   job.failed = true;
   job.status = tl::unexpected(std::move(error));
-  JobList& list = lane_list(job.request.lane);
-  if (list.contains(job_index)) list.remove(job_index);
-  drop_waiting_of(job_index);
+  for (Drive& drive : drives) {
+    JobList& list = drive.lane(job.request.lane);
+    if (list.contains(job_index)) list.remove(job_index);
+  }
+  if (job.waiting != 0) drop_waiting_of(job_index);
 }
 
 void ReadScheduler::State::drop_waiting_of(uint32_t job_index) {
-  std::erase_if(waiting, [&](uint32_t block_index) {
-    if (blocks[block_index].job != job_index) return false;
-    free_blocks.push_back(block_index);
-    return true;
-  });
+  for (Drive& drive : drives)
+    std::erase_if(drive.waiting, [&](uint32_t block_index) {
+      if (blocks[block_index].job != job_index) return false;
+      free_block(block_index);
+      return true;
+    });
   jobs[job_index].waiting = 0;
 }
 
@@ -155,8 +185,8 @@ void ReadScheduler::State::expire(int64_t now_ns) {
     Job& job = jobs[index];
     if (now_ns - job.started_ns < options.deadline_ns) return;
     ++counters.deadline_misses;
-    const Extent& extent = job.request.extent;
     if (!job.failed) {
+      const Extent extent = late_stripe(job);
       fail(index, {ErrorCode::kDeadline,
                    fmt::format("{}: {} bytes at offset {} did not arrive within {} ms ({} of {} "
                                "bytes did, {} reads are still with the drive)",
@@ -166,6 +196,15 @@ void ReadScheduler::State::expire(int64_t now_ns) {
     }
     finish(index, now_ns);
   }
+}
+
+Extent ReadScheduler::State::late_stripe(const Job& job) const {
+  const Extent& extent = job.request.extent;
+  for (uint32_t i = 0; i < job.n_stripes; ++i)
+    if (job.stripes[i].in_flight != 0 ||
+        job.stripes[i].issued_bytes < span_bytes(stripe(extent, i)))
+      return stripe(extent, i);
+  return stripe(extent, 0);  // its last block waits to be asked for again
 }
 
 size_t ReadScheduler::State::deliver(std::span<ReadDone> out) {
@@ -183,7 +222,9 @@ size_t ReadScheduler::State::deliver(std::span<ReadDone> out) {
                     .started_ns = job.started_ns,
                     .issued_ns = job.issued_ns,
                     .completed_ns = job.completed_ns,
-                    .retries = job.retries};
+                    .retries = job.retries,
+                    .drive = job.last_drive,
+                    .last_issued_ns = job.last_issued_ns};
     job.state = buffer_free ? JobState::kFree : JobState::kQuarantined;
     if (buffer_free) {
       free_jobs.push_back(index);
@@ -197,19 +238,27 @@ size_t ReadScheduler::State::deliver(std::span<ReadDone> out) {
 int64_t ReadScheduler::State::next_event_ns(int64_t now_ns) const {
   int64_t next = kNever;
   if (!active.empty()) next = jobs[active.front()].started_ns + options.deadline_ns;
-  for (const uint32_t block_index : waiting) {
-    // Those that are due already wait for depth: a completion will be the event.
-    const int64_t at = blocks[block_index].not_before_ns;
-    if (at > now_ns) next = std::min(next, at);
-  }
+  for (const Drive& drive : drives)
+    for (const uint32_t block_index : drive.waiting) {
+      // Those that are due already wait for depth: a completion will be the event.
+      const int64_t at = blocks[block_index].not_before_ns;
+      if (at > now_ns) next = std::min(next, at);
+    }
   return next;
+}
+
+uint32_t ReadScheduler::State::total_in_flight() const {
+  uint32_t total = 0;
+  for (const Drive& drive : drives) total += drive.total_in_flight();
+  return total;
 }
 
 // ---- the public face ----
 
 ReadScheduler::ReadScheduler(IoEngine& engine, std::vector<std::string> paths, const Clock& clock,
                              ReadSchedulerOptions options, uint32_t jobs_max)
-    : state_(std::make_unique<State>(engine, std::move(paths), clock, options, jobs_max)) {}
+    : state_(
+          std::make_unique<State>(engine, std::move(paths), clock, std::move(options), jobs_max)) {}
 
 ReadScheduler::~ReadScheduler() {
   State& s = *state_;
@@ -261,6 +310,16 @@ size_t ReadScheduler::unfinished() const {
 size_t ReadScheduler::quarantined() const { return state_->quarantined; }
 
 const ReadCounters& ReadScheduler::counters() const { return state_->counters; }
+
+std::vector<DriveCounters> ReadScheduler::drive_counters() const {
+  std::vector<DriveCounters> all;
+  for (const State::Drive& drive : state_->drives) {
+    all.push_back(drive.counters);
+    if (drive.total_in_flight() != 0)
+      all.back().busy_ns += state_->clock.now_ns() - drive.busy_since_ns;
+  }
+  return all;
+}
 
 Status read_extent(ReadScheduler& scheduler, const ReadJob& job) {
   CHECK_EQ(scheduler.unfinished(), 0u);

@@ -13,6 +13,7 @@ namespace {
 constexpr int64_t again_backoff_ns(uint32_t times) {
   return times == 0 ? 0 : int64_t{50'000} << std::min(times - 1, 7u);
 }
+constexpr bool is_again(int32_t result) { return result == -EINTR || result == -EAGAIN; }
 // Errors: 1, 4, 16 … ms, so that retries_max of them outlast a short hiccup of the drive.
 constexpr int64_t error_backoff_ns(uint32_t failures) {
   return int64_t{1'000'000} << (2 * std::min(failures - 1, 4u));
@@ -23,79 +24,116 @@ constexpr int64_t error_backoff_ns(uint32_t failures) {
 // ---- towards the engine ----
 
 void ReadScheduler::State::issue(int64_t now_ns) {
-  for (const ReadLane lane : {ReadLane::kDemand, ReadLane::kPrefetch}) {
-    issue_waiting(lane, now_ns);
-    issue_new(lane);
-  }
-  submit_batch();
+  for (Drive& drive : drives)
+    for (const ReadLane lane : {ReadLane::kDemand, ReadLane::kPrefetch}) {
+      issue_waiting(drive, lane, now_ns);
+      issue_new(drive, lane);
+    }
+  submit_batch(now_ns);
 }
 
-bool ReadScheduler::State::has_room(ReadLane lane) const {
-  if (total_in_flight() >= depth) return false;
+bool ReadScheduler::State::has_room(const Drive& drive, ReadLane lane) const {
+  if (drive.total_in_flight() >= depth) return false;
   return lane == ReadLane::kDemand || options.prefetch_depth == 0 ||
-         in_flight[1] < options.prefetch_depth;
+         drive.in_flight[1] < options.prefetch_depth;
 }
 
-void ReadScheduler::State::issue_waiting(ReadLane lane, int64_t now_ns) {
-  for (size_t i = 0; i < waiting.size() && has_room(lane);) {
-    const Block& block = blocks[waiting[i]];
+void ReadScheduler::State::issue_waiting(Drive& drive, ReadLane lane, int64_t now_ns) {
+  for (size_t i = 0; i < drive.waiting.size() && has_room(drive, lane);) {
+    const uint32_t block_index = drive.waiting[i];
+    const Block& block = blocks[block_index];
     if (jobs[block.job].request.lane != lane || block.not_before_ns > now_ns) {
       ++i;
       continue;
     }
     --jobs[block.job].waiting;
-    push(waiting[i]);
-    waiting.erase(waiting.begin() + static_cast<ptrdiff_t>(i));
+    push(block_index);
+    drive.waiting.erase(drive.waiting.begin() + static_cast<ptrdiff_t>(i));
   }
 }
 
-void ReadScheduler::State::issue_new(ReadLane lane) {
-  JobList& list = lane_list(lane);
-  while (!list.empty() && has_room(lane) && !free_blocks.empty()) {
+void ReadScheduler::State::issue_new(Drive& drive, ReadLane lane) {
+  JobList& list = drive.lane(lane);
+  while (!list.empty() && has_room(drive, lane) && drive.blocks_used < blocks_max) {
     const uint32_t index = list.front();
-    Job& job = jobs[index];
-    const uint32_t block_index = free_blocks.back();
-    free_blocks.pop_back();
-    const uint64_t begin = job.issued_bytes;
-    const uint64_t bytes = std::min(job.block_bytes, job.span_bytes - begin);
-    const uint64_t extent_end = span_head(job.request.extent) + job.request.extent.bytes;
-    blocks[block_index] = {.job = index,
-                           .bytes = static_cast<uint32_t>(bytes),
-                           .needed = static_cast<uint32_t>(std::min(bytes, extent_end - begin)),
-                           .begin = begin};
-    job.issued_bytes += bytes;
-    if (job.issued_bytes == job.span_bytes) list.remove(index);
+    const uint32_t block_index = take_block(drive, index, stripe_to_issue(jobs[index], drive));
+    if (stripe_to_issue(jobs[index], drive) == jobs[index].n_stripes) list.remove(index);
     push(block_index);
   }
+}
+
+uint32_t ReadScheduler::State::stripe_to_issue(const Job& job, const Drive& drive) const {
+  const Extent& extent = job.request.extent;
+  uint32_t i = 0;
+  while (i < job.n_stripes && (&drives[drive_of(extent.file + i)] != &drive ||
+                               job.stripes[i].issued_bytes == span_bytes(stripe(extent, i))))
+    ++i;
+  return i;
+}
+
+// The next block of that stripe.
+uint32_t ReadScheduler::State::take_block(Drive& drive, uint32_t job_index, uint32_t stripe_index) {
+  Job& job = jobs[job_index];
+  CHECK_LT(stripe_index, job.n_stripes);
+  const Extent part = stripe(job.request.extent, stripe_index);
+  const uint64_t begin = job.stripes[stripe_index].issued_bytes;
+  const uint64_t bytes = std::min(job.block_bytes, span_bytes(part) - begin);
+  const uint64_t part_end = span_head(part) + part.bytes;
+  const uint32_t block_index = free_blocks.back();
+  free_blocks.pop_back();
+  ++drive.blocks_used;
+  blocks[block_index] = {.job = job_index,
+                         .stripe = stripe_index,
+                         .drive = drive_of(part.file),
+                         .bytes = static_cast<uint32_t>(bytes),
+                         .needed = static_cast<uint32_t>(std::min(bytes, part_end - begin)),
+                         .begin = begin};
+  job.stripes[stripe_index].issued_bytes += bytes;
+  job.issued_bytes += bytes;
+  return block_index;
+}
+
+void ReadScheduler::State::free_block(uint32_t block_index) {
+  --drives[blocks[block_index].drive].blocks_used;
+  free_blocks.push_back(block_index);
 }
 
 void ReadScheduler::State::push(uint32_t block_index) {
   const Block& block = blocks[block_index];
   Job& job = jobs[block.job];
+  const Extent& extent = job.request.extent;
   const uint64_t at = block.begin + block.got;
   batch.push_back({.tag = block_index,
-                   .file = job.request.extent.file,
-                   .offset = span_offset(job.request.extent) + at,
-                   .buffer = job.request.buffer + at,
+                   .file = extent.file + block.stripe,
+                   .offset = span_offset(extent) + at,
+                   .buffer = job.request.buffer + block.stripe * extent.stripe_bytes + at,
                    .bytes = block.bytes - block.got});
   ++job.in_flight;
-  ++lane_in_flight(job.request.lane);
+  ++job.stripes[block.stripe].in_flight;
+  ++drives[block.drive].in_flight_of(job.request.lane);
 }
 
-void ReadScheduler::State::submit_batch() {
+void ReadScheduler::State::submit_batch(int64_t now_ns) {
   if (batch.empty()) return;
   const size_t taken = engine.submit(batch);
   // An engine that takes fewer than its depth has other users, or reads that never end.
   for (size_t i = taken; i < batch.size(); ++i) {
     const auto block_index = static_cast<uint32_t>(batch[i].tag);
-    Job& job = jobs[blocks[block_index].job];
+    Block& block = blocks[block_index];
+    Job& job = jobs[block.job];
     --job.in_flight;
-    --lane_in_flight(job.request.lane);
+    --job.stripes[block.stripe].in_flight;
+    --drives[block.drive].in_flight_of(job.request.lane);
     ++job.waiting;
-    blocks[block_index].not_before_ns = 0;
-    waiting.push_back(block_index);
+    block.not_before_ns = 0;
+    drives[block.drive].waiting.push_back(block_index);
   }
   batch.clear();
+  for (Drive& drive : drives) {
+    const uint32_t in_flight = drive.total_in_flight();
+    if (in_flight != 0 && drive.busy_since_ns == kIdle) drive.busy_since_ns = now_ns;
+    drive.counters.in_flight_max = std::max(drive.counters.in_flight_max, in_flight);
+  }
 }
 
 // ---- from the engine ----
@@ -114,14 +152,16 @@ void ReadScheduler::State::complete(const ReadCompletion& completion, int64_t no
   Job& job = jobs[job_index];
   CHECK_GT(job.in_flight, 0u);
   --job.in_flight;
-  --lane_in_flight(job.request.lane);
-  if (completion.result > 0) counters.bytes_read += static_cast<uint64_t>(completion.result);
+  --job.stripes[blocks[block_index].stripe].in_flight;
+  count_answer(blocks[block_index], completion);
   if (job.issued_ns == 0) job.issued_ns = completion.issued_ns;
   job.issued_ns = std::min(job.issued_ns, completion.issued_ns);
+  job.last_drive = blocks[block_index].drive;
+  job.last_issued_ns = completion.issued_ns;
   if (job.state == JobState::kActive && !job.failed) {
     judge(block_index, completion.result, now_ns);
   } else {
-    free_blocks.push_back(block_index);
+    free_block(block_index);
   }
   finish_if_over(job_index, completion.completed_ns);
   if (job.state == JobState::kQuarantined && job.in_flight == 0) {
@@ -132,10 +172,26 @@ void ReadScheduler::State::complete(const ReadCompletion& completion, int64_t no
   }
 }
 
+void ReadScheduler::State::count_answer(const Block& block, const ReadCompletion& completion) {
+  Drive& drive = drives[block.drive];
+  --drive.in_flight_of(jobs[block.job].request.lane);
+  ++drive.counters.reads;
+  if (completion.result > 0) {
+    drive.counters.bytes += static_cast<uint64_t>(completion.result);
+    counters.bytes_read += static_cast<uint64_t>(completion.result);
+  } else if (completion.result < 0 && !is_again(completion.result)) {
+    ++drive.counters.errors;
+    ++counters.errors;
+  }
+  if (drive.total_in_flight() != 0) return;
+  drive.counters.busy_ns += std::max<int64_t>(completion.completed_ns - drive.busy_since_ns, 0);
+  drive.busy_since_ns = kIdle;
+}
+
 // What each answer of the drive means for a block of a job that still wants it.
 void ReadScheduler::State::judge(uint32_t block_index, int32_t result, int64_t now_ns) {
   Block& block = blocks[block_index];
-  if (result == -EINTR || result == -EAGAIN) {
+  if (is_again(result)) {
     return retry(block_index, now_ns + again_backoff_ns(block.agains++));
   }
   if (result < 0) return no_progress(block_index, result, now_ns);
@@ -143,8 +199,7 @@ void ReadScheduler::State::judge(uint32_t block_index, int32_t result, int64_t n
   const uint32_t got = block.got + static_cast<uint32_t>(result);
   if (got >= block.needed) {
     jobs[block.job].arrived_bytes += block.bytes;
-    free_blocks.push_back(block_index);
-    return;
+    return free_block(block_index);
   }
   // Short. A direct read goes on at a sector's start, so the torn sector is read again.
   const auto whole = static_cast<uint32_t>(round_down(got, kSectorBytes));
@@ -156,7 +211,7 @@ void ReadScheduler::State::judge(uint32_t block_index, int32_t result, int64_t n
 void ReadScheduler::State::retry(uint32_t block_index, int64_t not_before_ns) {
   Job& job = jobs[blocks[block_index].job];
   blocks[block_index].not_before_ns = not_before_ns;
-  waiting.push_back(block_index);
+  drives[blocks[block_index].drive].waiting.push_back(block_index);
   ++job.waiting;
   ++job.retries;
   ++counters.retries;
@@ -164,19 +219,18 @@ void ReadScheduler::State::retry(uint32_t block_index, int64_t not_before_ns) {
 
 void ReadScheduler::State::no_progress(uint32_t block_index, int32_t result, int64_t now_ns) {
   Block& block = blocks[block_index];
-  if (result < 0) ++counters.errors;
   if (block.failures < options.retries_max) {
     ++block.failures;
     return retry(block_index, now_ns + error_backoff_ns(block.failures));
   }
   const uint32_t job_index = block.job;
   Error error = describe_failure(block, result);
-  free_blocks.push_back(block_index);
+  free_block(block_index);
   fail(job_index, std::move(error));
 }
 
 Error ReadScheduler::State::describe_failure(const Block& block, int32_t result) const {
-  const Extent& extent = jobs[block.job].request.extent;
+  const Extent extent = stripe(jobs[block.job].request.extent, block.stripe);
   const uint64_t offset = span_offset(extent) + block.begin + block.got;
   if (result < 0) {
     return {ErrorCode::kIo,

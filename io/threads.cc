@@ -8,6 +8,7 @@
 #include <atomic>
 #include <cerrno>
 #include <condition_variable>
+#include <deque>
 #include <mutex>
 #include <system_error>
 #include <thread>
@@ -49,8 +50,15 @@ class Ring {
 
 class ThreadsEngine final : public IoEngine {
  public:
-  ThreadsEngine(std::vector<ReadFile> files, uint32_t depth)
-      : depth_(depth), files_(std::move(files)), requests_(depth), completions_(depth) {}
+  ThreadsEngine(std::vector<ReadFile> files, const IoEngineOptions& options)
+      : depth_(options.depth),
+        files_(std::move(files)),
+        drive_of_file_(options.drive_of_file),
+        completions_(options.depth) {
+    uint32_t n_drives = 1;
+    for (const uint32_t drive : drive_of_file_) n_drives = std::max(n_drives, drive + 1);
+    for (uint32_t i = 0; i < n_drives; ++i) pools_.emplace_back(depth_);
+  }
   ~ThreadsEngine() override;
 
   Status start();
@@ -65,11 +73,20 @@ class ThreadsEngine final : public IoEngine {
   void interrupt() override;
 
  private:
-  void work();
+  struct Pool {  // one drive's
+    explicit Pool(uint32_t depth) : requests(depth) {}
+    Ring<ReadRequest> requests;
+    std::condition_variable requested;
+  };
+  Pool& pool_of(const ReadRequest& request) {
+    return pools_[drive_of_file_.empty() ? 0 : drive_of_file_[request.file]];
+  }
+  void work(Pool& pool);
   ReadCompletion read(const ReadRequest& request) const;
 
   const uint32_t depth_;
   const std::vector<ReadFile> files_;
+  const std::vector<uint32_t> drive_of_file_;
   const SteadyClock clock_;
   uint32_t outstanding_ = 0;  // owner thread
   std::vector<std::thread> threads_;
@@ -77,8 +94,7 @@ class ThreadsEngine final : public IoEngine {
   Doorbell completed_;
 
   mutable std::mutex mutex_;  // guards everything below
-  std::condition_variable requested_;
-  Ring<ReadRequest> requests_;
+  std::deque<Pool> pools_;    // by drive; a pool can't move
   Ring<ReadCompletion> completions_;
   bool stop_ = false;
   uint32_t reading_ = 0;
@@ -87,12 +103,14 @@ class ThreadsEngine final : public IoEngine {
 
 Status ThreadsEngine::start() {
   const ScopedSignalBlock no_signals;
-  const uint32_t count = std::min(depth_, kThreadsMax);
+  const auto n_drives = static_cast<uint32_t>(pools_.size());
+  const uint32_t of_drive = std::clamp(depth_ / n_drives, 1u, kThreadsMax);
+  const uint32_t count = n_drives * of_drive;
   for (uint32_t i = 0; i < count; ++i) {
     try {  // std::thread has no other way to say that a limit was reached
-      threads_.emplace_back([this] {
+      threads_.emplace_back([this, i, n_drives] {
         pthread_setname_np(pthread_self(), "offstage-pread");
-        work();
+        work(pools_[i % n_drives]);
       });
     } catch (const std::system_error& error) {
       return make_error(ErrorCode::kOutOfMemory, "cannot start read thread {} of {}: {}", i + 1,
@@ -107,7 +125,7 @@ ThreadsEngine::~ThreadsEngine() {
     const std::lock_guard lock(mutex_);
     stop_ = true;
   }
-  requested_.notify_all();
+  for (Pool& pool : pools_) pool.requested.notify_all();
   for (std::thread& thread : threads_) thread.join();
 }
 
@@ -127,13 +145,14 @@ size_t ThreadsEngine::submit(std::span<const ReadRequest> requests) {
   }
   {
     const std::lock_guard lock(mutex_);
-    for (const ReadRequest& request : requests.first(count)) requests_.push(request);
+    for (const ReadRequest& request : requests.first(count))
+      pool_of(request).requests.push(request);
   }
   outstanding_ += static_cast<uint32_t>(count);
   if (count == 1) {
-    requested_.notify_one();
+    pool_of(requests.front()).requested.notify_one();
   } else {
-    requested_.notify_all();
+    for (Pool& pool : pools_) pool.requested.notify_all();
   }
   return count;
 }
@@ -160,12 +179,12 @@ void ThreadsEngine::interrupt() {
   completed_.ring();
 }
 
-void ThreadsEngine::work() {
+void ThreadsEngine::work(Pool& pool) {
   std::unique_lock lock(mutex_);
   while (true) {
-    requested_.wait(lock, [&] { return stop_ || !requests_.empty(); });
+    pool.requested.wait(lock, [&] { return stop_ || !pool.requests.empty(); });
     if (stop_) return;  // what wasn't begun is dropped: nobody can reap it any more
-    const ReadRequest request = requests_.pop();
+    const ReadRequest request = pool.requests.pop();
     counters_.in_flight_max = std::max(counters_.in_flight_max, ++reading_);
     ++counters_.submit_calls;
     lock.unlock();
@@ -191,8 +210,9 @@ ReadCompletion ThreadsEngine::read(const ReadRequest& request) const {
 
 }  // namespace
 
-Result<std::unique_ptr<IoEngine>> open_threads_engine(std::vector<ReadFile> files, uint32_t depth) {
-  auto engine = std::make_unique<ThreadsEngine>(std::move(files), depth);
+Result<std::unique_ptr<IoEngine>> open_threads_engine(std::vector<ReadFile> files,
+                                                      const IoEngineOptions& options) {
+  auto engine = std::make_unique<ThreadsEngine>(std::move(files), options);
   OFFSTAGE_TRY_VOID(engine->start());
   return engine;
 }

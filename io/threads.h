@@ -1,4 +1,5 @@
-// The portable engine: a pool of threads that each do one pread at a time.
+// The portable engine: threads that each do one pread at a time, a pool for each drive, so that
+// one that hangs takes no thread of another's.
 #pragma once
 
 #include <memory>
@@ -10,7 +11,9 @@
 
 namespace offstage {
 
-// min(depth, 16) threads: beyond that a drive gains little and the machine's threads cost.
-Result<std::unique_ptr<IoEngine>> open_threads_engine(std::vector<ReadFile> files, uint32_t depth);
+// A drive's share of the depth, at most 16 threads: beyond that a drive gains little and the
+// machine's threads cost.
+Result<std::unique_ptr<IoEngine>> open_threads_engine(std::vector<ReadFile> files,
+                                                      const IoEngineOptions& options);
 
 }  // namespace offstage

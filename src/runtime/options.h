@@ -6,6 +6,7 @@
 #include <string>
 
 #include "cpu/kernels.h"
+#include "io/drives.h"
 #include "io/engine.h"
 
 namespace offstage {
@@ -32,7 +33,8 @@ struct RuntimeOptions {
   KvType v_type = KvType::kF16;   // -ctv
   IoEngineKind io_engine = IoEngineKind::kAuto;
   DirectIo direct_io = DirectIo::kAuto;
-  uint32_t io_depth = 32;
+  uint32_t io_depth = 32;  // reads in flight at most, on each drive
+  DriveGrouping drive_grouping = DriveGrouping::kDevice;
   Prefetch prefetch = Prefetch::kAuto;
   std::string cache_policy = "auto";  // cache/eviction.h lists them
   bool warm_start = true;             // begin with what earlier runs' experts were used for

@@ -71,9 +71,11 @@ Status Runtime::open_drive(HostArena& dense_arena, Notices& notices) {
   OFFSTAGE_TRY(index_, HashIndex::open(file_->gguf, file_->pieces_per_tensor(), notices));
   IoEngineOptions io;
   io.paths = file_->paths();
+  OFFSTAGE_TRY(drives_, group_by_drive(io.paths, options_.drive_grouping));
+  io.drive_of_file = drives_.drive_of_file;
   io.kind = options_.io_engine;
   io.direct = options_.direct_io;
-  io.depth = options_.io_depth;
+  io.depth = options_.io_depth * drives_.n_drives();
   io.buffers = {slots_->memory(), {dense_arena.data(), dense_arena.size_bytes()}};
   OFFSTAGE_TRY(engine_, open_io_engine(io, notices));
   if (!options_.io_fault.empty()) {
@@ -83,6 +85,7 @@ Status Runtime::open_drive(HostArena& dense_arena, Notices& notices) {
   }
   // A demand read finds at most this many blocks of guesses before it at the drive.
   ReadSchedulerOptions scheduling;
+  scheduling.drive_of_file = drives_.drive_of_file;
   scheduling.prefetch_depth = std::max(1u, options_.io_depth / kPrefetchShare);
   reads_ =
       std::make_unique<ReadScheduler>(*engine_, file_->paths(), clock_, scheduling, 2 * kReadsMax);

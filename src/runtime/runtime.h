@@ -16,6 +16,7 @@
 #include "base/result.h"
 #include "cache/ram_tier.h"
 #include "cache/usage.h"
+#include "io/drives.h"
 #include "io/engine.h"
 #include "io/gguf.h"
 #include "io/hash_index.h"
@@ -69,6 +70,7 @@ class Runtime {
   const Lookahead& lookahead() const { return *lookahead_; }
   IoEngine& io() { return *engine_; }
   const ReadScheduler& reads() const { return *reads_; }
+  const DriveMap& drives() const { return drives_; }
   CauseTimer& timer() { return timer_; }
   const Clock& clock() const { return clock_; }
   uint32_t threads() const { return workers_->size(); }
@@ -99,6 +101,7 @@ class Runtime {
   std::optional<SlotPool> slots_;
   std::optional<HostArena> scratch_;
   std::optional<HashIndex> index_;
+  DriveMap drives_;
   std::unique_ptr<IoEngine> engine_;
   std::unique_ptr<ReadScheduler> reads_;
   std::optional<DenseStore> dense_;

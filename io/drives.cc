@@ -1,0 +1,45 @@
+#include "io/drives.h"
+
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+
+namespace offstage {
+namespace {
+
+std::string folder_of(const std::string& path) {
+  const std::string folder = std::filesystem::path(path).parent_path().string();
+  return folder.empty() ? "." : folder;
+}
+
+// What two files of one drive have in common.
+Result<std::string> drive_key(const std::string& path, DriveGrouping grouping) {
+  if (grouping == DriveGrouping::kFolder) return folder_of(path);
+  struct stat info = {};
+  if (::stat(path.c_str(), &info) != 0) {
+    const int err = errno;
+    return make_error(error_code_of_errno(err), "{}: cannot stat: {}", path, std::strerror(err));
+  }
+  return fmt::format("{}", info.st_dev);
+}
+
+}  // namespace
+
+Result<DriveMap> group_by_drive(const std::vector<std::string>& paths, DriveGrouping grouping) {
+  DriveMap map;
+  std::vector<std::string> keys;
+  for (const std::string& path : paths) {
+    OFFSTAGE_TRY(std::string key, drive_key(path, grouping));
+    const auto known = std::find(keys.begin(), keys.end(), key);
+    map.drive_of_file.push_back(static_cast<uint32_t>(known - keys.begin()));
+    if (known != keys.end()) continue;
+    keys.push_back(std::move(key));
+    map.names.push_back(folder_of(path));
+  }
+  return map;
+}
+
+}  // namespace offstage
