@@ -2,7 +2,7 @@
 """Trains the demo model on CPU to a budget of minutes or tokens; stops, resumes, extends.
 
     scripts/demo/corpus.py --out build/demo/corpus
-    scripts/train_demo.py --corpus build/demo/corpus --out build/demo/train --minutes 60
+    scripts/train_demo.py --corpus build/demo/corpus --out build/demo/train --tokens 4.7e6
 
 The learning rate warms up, stays, and falls linearly over the last part of the budget. A run that
 was killed goes on from its last checkpoint with the same command. To train a finished model for
@@ -39,13 +39,14 @@ def arguments() -> argparse.Namespace:
     budget.add_argument("--minutes", type=float, help="budget of wall time, over all resumes")
     budget.add_argument("--tokens", type=float, help="budget of training tokens")
     parser.add_argument("--extend", action="store_true", help="go on from before the rate fell")
-    parser.add_argument("--decay", type=float, default=0.35, help="part in which the rate falls")
+    parser.add_argument("--decay", type=float, default=0.4, help="part in which the rate falls")
     parser.add_argument("--rate", type=float, default=1.5e-3)
-    parser.add_argument("--warmup", type=int, default=60, help="steps")
-    parser.add_argument("--balance", type=float, default=0.05, help="weight of the balance loss")
+    parser.add_argument("--warmup", type=int, default=100, help="steps")
+    parser.add_argument("--balance", type=float, default=0.25,
+                        help="weight of the balance loss; at 0.05 experts died")
     parser.add_argument("--weight-decay", type=float, default=0.05)
     parser.add_argument("--bigram-steps", type=int, default=150, help="of the warm start")
-    parser.add_argument("--batch", type=int, default=10, help="windows in a step")
+    parser.add_argument("--batch", type=int, default=8, help="windows in a step")
     parser.add_argument("--length", type=int, default=256, help="tokens in a window")
     parser.add_argument("--workers", type=int, default=2, help="each does a part of the batch")
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")

@@ -6,7 +6,8 @@
         F16=build/demo/demo-f16.gguf Q4_K=build/demo/demo-q4_k.gguf
 
 All on the same text: the first documents of the validation split, in windows of the training's
-length whose first token nothing predicts, as `offstage eval -c` cuts them.
+length whose first token nothing predicts, as `offstage eval -c` cuts them. `--sample FILE` writes
+the beginning of each text with the losses that the tests hold the shipped file against.
 """
 
 import argparse
@@ -24,6 +25,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from demo import data, model  # noqa: E402
 from demo.export import CONTEXT  # noqa: E402
 
+SAMPLE = 160  # tokens of each domain
 SMOOTHING = (1, 3, 10, 30, 100, 300)  # of the bigram model; the best on the text itself is taken
 
 
@@ -89,6 +91,19 @@ class Bigram:
         return total, count
 
 
+def sample(net: model.Demo, bigram: Bigram, smoothing: float, tokenizer: Tokenizer, texts: dict):
+    """The first SAMPLE tokens of each domain as text, with two models' mean losses."""
+    entries = {}
+    for domain, ids in texts.items():
+        text = tokenizer.decode(ids[:SAMPLE])
+        again = tokenizer.encode(text).ids
+        total, count, _ = torch_nll(net, again)
+        pairs, _ = bigram.nll(again, smoothing)
+        entries[domain] = {"text": text, "tokens": len(again), "pytorch": round(total / count, 4),
+                           "bigram": round(pairs / count, 4)}
+    return entries
+
+
 def entropy(use: torch.Tensor):
     """Of each layer, as a share of what even use has."""
     share = use.double() / use.sum(1, keepdim=True)
@@ -103,6 +118,7 @@ def main() -> int:
     parser.add_argument("--offstage", required=True)
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--tokens", type=int, default=12_000, help="of each domain")
+    parser.add_argument("--sample", type=pathlib.Path, help="what tests/app/demo_test.cc reads")
     parser.add_argument("files", nargs="+", metavar="NAME=GGUF")
     args = parser.parse_args()
     kept = torch.load(args.train / "last.pt", mmap=True)
@@ -139,6 +155,9 @@ def main() -> int:
     figures["smoothing"] = best
     figures["entropy"], figures["least_used"] = entropy(use)
     args.out.write_text(json.dumps(figures, indent=1) + "\n")
+    if args.sample:
+        entries = sample(net, bigram, best, tokenizer, texts)
+        args.sample.write_text(json.dumps(entries, indent=1) + "\n")
     return 0
 
 

@@ -1,9 +1,10 @@
-// The model that ships: it is there, it learned its texts, and what it says doesn't depend on how it
-// was run. `scripts/demo/measure.py --sample` wrote demo.json: the beginning of each validation text
-// with the losses of the checkpoint and of a bigram model.
+// The model that ships: it is there, it learned its texts, and what it says doesn't depend on how
+// it was run. `scripts/demo/measure.py --sample` wrote demo.json: the beginning of each validation
+// text with the losses of the checkpoint and of a bigram model.
 #include <gmock/gmock.h>
 
 #include <fstream>
+#include <regex>
 
 #include "tests/app/program.h"
 
@@ -22,32 +23,60 @@ class DemoTest : public testing::ProgramTest {
     demo_ = folder_ / "offstage-demo.gguf";
     std::filesystem::copy_file(shipped, demo_);
   }
-  // 20 greedy tokens of a C text, and how many experts were read for them.
-  nlohmann::json greedy(std::vector<std::string> more, const std::string& isa = "") {
-    std::vector<std::string> arguments = {
-        "run",    "-m", demo_, "-p",           "static int parse(const char *", "-n",
-        "20",     "-c", "128", "--temp",       "0",
-        "--json", "-t", "2",   "--ignore-eos", "--no-warm-start"};
+  Outcome greedy(const std::string& ram, const std::vector<std::string>& more = {},
+                 const std::string& isa = "") {
+    std::vector<std::string> arguments = {"run",
+                                          "-m",
+                                          demo_,
+                                          "-p",
+                                          "static int parse(const char *",
+                                          "-n",
+                                          "20",
+                                          "-c",
+                                          "128",
+                                          "--temp",
+                                          "0",
+                                          "--json",
+                                          "-t",
+                                          "2",
+                                          "--ignore-eos",
+                                          "--no-warm-start",
+                                          "--ram",
+                                          ram};
     arguments.insert(arguments.end(), more.begin(), more.end());
     Conditions conditions;
     if (!isa.empty()) conditions.environment["OFFSTAGE_ISA"] = isa;
-    const Outcome outcome = offstage(arguments, conditions);
-    EXPECT_EQ(outcome.code, 0) << outcome.err;
-    return outcome.json();
+    return offstage(arguments, conditions);
+  }
+  // Half of the 21 MB of experts above the floor that a budget too small is refused with; how much
+  // that is depends on the build.
+  std::string half_of_the_experts() {
+    const std::string refusal = greedy("1M").err;
+    std::smatch match;
+    if (!std::regex_search(refusal, match, std::regex("\\((\\d+) bytes\\)"))) {
+      ADD_FAILURE() << refusal;
+      return "1G";
+    }
+    return std::to_string(std::stoull(match[1]) + 10'500'000);
   }
   std::string demo_;
 };
 
 TEST_F(DemoTest, SaysTheSameUnderEveryBudgetEngineAndInstructionSet) {
-  const nlohmann::json whole = greedy({"--ram", "1G"});
-  const nlohmann::json half = greedy({"--ram", "48M"});
+  const nlohmann::json whole = greedy("1G").json();
   ASSERT_EQ(whole["tokens"].size(), 20u);
-  EXPECT_LT(half["experts"]["slots"], whole["experts"]["slots"]);
-  EXPECT_EQ(half["tokens"], whole["tokens"]);
-  EXPECT_EQ(greedy({"--ram", "48M", "--io-engine", "threads", "--prefetch", "always"})["tokens"],
+  const std::string half = half_of_the_experts();
+  const nlohmann::json from_drive = greedy(half).json();
+  EXPECT_LT(from_drive["experts"]["slots"], 120);
+  EXPECT_GT(from_drive["experts"]["bytes_read"], whole["experts"]["bytes_read"]);
+  EXPECT_EQ(from_drive["tokens"], whole["tokens"]);
+  EXPECT_EQ(greedy(half, {"--io-engine", "threads", "--prefetch", "always"}).json()["tokens"],
             whole["tokens"]);
-  for (const char* isa : {"scalar", "avx2"})
-    EXPECT_EQ(greedy({"--ram", "1G"}, isa)["tokens"], whole["tokens"]) << isa;
+  for (const char* isa : {"scalar", "avx2", "avx512"}) {
+    const Outcome outcome = greedy("1G", {}, isa);
+    if (outcome.code != 0 && isa != std::string("scalar")) continue;  // this CPU lacks it
+    EXPECT_EQ(outcome.json()["tokens"], whole["tokens"]) << isa;
+  }
 }
 
 TEST_F(DemoTest, KnowsItsTextsBetterThanPairsOfTokensDo) {
@@ -65,7 +94,7 @@ TEST_F(DemoTest, KnowsItsTextsBetterThanPairsOfTokensDo) {
     pytorch += sample["pytorch"].get<double>() / 5;
     ours += json["mean_nll"].get<double>() / 5;
   }
-  EXPECT_LT(ours, bigram - 0.4);
+  EXPECT_LT(ours, bigram - 1);
   EXPECT_NEAR(ours, pytorch, 0.05) << "Q4_K against the checkpoint in float32";
 }
 
