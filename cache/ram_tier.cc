@@ -66,9 +66,11 @@ void RamTier::begin(const LayerEvent& event, Phase phase) {
     const int32_t slot = slot_of_[place(layer, call.expert)];
     if (slot == kAbsent) {
       ++counters_.drive_reads;
+      trace_miss(call.expert);
       misses.push_back(call);
     } else if (reading_[static_cast<uint32_t>(slot)].guessed) {
       ++counters_.drive_reads;
+      trace_miss(call.expert);
       take_over_guess(SlotIndex(static_cast<uint32_t>(slot)));
     } else {
       ++counters_.ram_hits;
@@ -147,10 +149,7 @@ Result<PinnedExperts> RamTier::next() {
     const bool over = missing_.empty() && experts_reading_ == 0;
     const bool wait = ready_.empty() && !over && matrices_in_flight_ != 0;
     size_t n_done = 0;
-    if (matrices_in_flight_ != 0 || parts_.reads.quarantined() != 0) {
-      const CauseScope scope(parts_.timer, wait ? Cause::kWaitDrive : Cause::kCache);
-      n_done = parts_.reads.reap(done_, wait ? kReapTimeoutNs : 0);
-    }
+    if (matrices_in_flight_ != 0 || parts_.reads.quarantined() != 0) n_done = take_arrivals(wait);
     OFFSTAGE_TRY_VOID(absorb({done_.data(), n_done}));
     const CauseScope scope(parts_.timer, Cause::kCache);
     release_quarantined();
@@ -164,6 +163,54 @@ Result<PinnedExperts> RamTier::next() {
   handed_.swap(ready_);
   for (const ReadyExpert& expert : handed_) parts_.pool.pin(expert.slot);
   return PinnedExperts(handed_.empty() ? nullptr : this, handed_);
+}
+
+// A wait is charged to the read whose completion ended it: the first that came.
+size_t RamTier::take_arrivals(bool wait) {
+  const CauseScope scope(parts_.timer, wait ? Cause::kWaitDrive : Cause::kCache);
+  const size_t n_done = parts_.reads.reap(done_, wait ? kReapTimeoutNs : 0);
+  if (parts_.trace == nullptr) return n_done;
+  for (size_t i = 0; i < n_done; ++i) trace_arrival(done_[i]);
+  if (wait) {
+    const int64_t waited_ns = parts_.timer.enter(Cause::kCache) - scope.entered_ns();
+    const ReadRecord first = n_done == 0 ? ReadRecord() : record_of(done_[0]);
+    parts_.trace->waited(waited_ns, matrices_in_flight_, n_done == 0 ? nullptr : &first);
+  }
+  return n_done;
+}
+
+void RamTier::trace_arrival(const ReadDone& done) {
+  const ReadRecord record = record_of(done);
+  parts_.trace->arrived(record, matrices_in_flight_);
+  for (uint32_t i = 0; i < stripe_count(done.extent); ++i) {
+    const Extent part = stripe(done.extent, i);
+    parts_.trace->delivered(parts_.trace->drive_of(part.file), span_bytes(part), record.issued_ns,
+                            record.completed_ns);
+  }
+}
+
+ReadRecord RamTier::record_of(const ReadDone& done) const {
+  const SlotIndex slot = cookie_slot(done.cookie);
+  const Slot& s = parts_.pool[slot];
+  ReadRecord record;
+  record.layer = parts_.trace->block_of(s.layer.value);
+  record.expert = s.expert.value;
+  record.matrix = static_cast<uint8_t>(cookie_matrix(done.cookie));
+  record.drive = Trace::drive_index(done.drive);
+  record.guessed = reading_[slot.value].guessed;
+  record.retries = done.retries;
+  record.bytes = span_bytes(done.extent);
+  record.started_ns = done.started_ns;
+  // A read that never got to the kernel was in the queue all the time.
+  record.issued_ns = done.issued_ns == 0 ? done.completed_ns : done.issued_ns;
+  record.last_issued_ns = done.last_issued_ns == 0 ? record.issued_ns : done.last_issued_ns;
+  record.completed_ns = done.completed_ns;
+  return record;
+}
+
+void RamTier::trace_miss(ExpertId expert) {
+  if (parts_.trace == nullptr) return;
+  parts_.trace->missed(parts_.layout.extent(layer_, expert, ExpertMatrix::kGate).file);
 }
 
 Status RamTier::absorb(std::span<const ReadDone> done) {

@@ -34,6 +34,7 @@
 #include "base/cause_timer.h"
 #include "base/notices.h"
 #include "base/result.h"
+#include "base/trace.h"
 #include "base/types.h"
 #include "cache/eviction.h"
 #include "cache/expert_layout.h"
@@ -99,6 +100,7 @@ struct RamTierParts {
   Notices& notices;
   std::vector<std::string> paths;  // by Extent::file, for messages
   uint32_t reads_max = 64;         // matrices in flight
+  Trace* trace = nullptr;          // told what is missing, what arrives and what is waited for
 };
 
 class RamTier {
@@ -134,6 +136,10 @@ class RamTier {
   bool take_slot_for(ExpertId expert);
   std::optional<SlotIndex> acquire_slot();
   ReadJob read_job(SlotIndex slot, ExpertMatrix matrix);
+  size_t take_arrivals(bool wait);
+  ReadRecord record_of(const ReadDone& done) const;
+  void trace_miss(ExpertId expert);  // on the drive of its first bytes
+  void trace_arrival(const ReadDone& done);
   Status absorb(std::span<const ReadDone> done);
   Status judge(const ReadDone& done, PieceHash hash);
   void release_quarantined();

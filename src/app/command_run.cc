@@ -11,8 +11,10 @@
 #include "app/command.h"
 #include "app/model_flags.h"
 #include "app/open_runtime.h"
+#include "app/record_json.h"
 #include "app/run_report.h"
 #include "app/terminal.h"
+#include "app/timeline.h"
 #include "runtime/session.h"
 
 namespace offstage {
@@ -22,10 +24,10 @@ struct RunFlags {
   ModelFlags model;
   ChatFlags chat;
   SamplerOptions sampler;
-  std::string prompt, prompt_file;
+  std::string prompt, prompt_file, timeline_file;
   int64_t seed = -1;
   int32_t n_predict = 128;
-  bool ignore_eos = false, json = false, parse_special = true;
+  bool ignore_eos = false, json = false, verbose_tokens = false, parse_special = true;
   CLI::Option* prompt_option = nullptr;
   CLI::Option* prompt_file_option = nullptr;
 
@@ -34,10 +36,12 @@ struct RunFlags {
   }
 };
 
-// One generation, streamed to stdout as the reader shows it unless the result is JSON.
-Result<Generation> generate(Session& session, Sampler& sampler, const RunFlags& flags,
-                            std::span<const TokenId> prompt, std::span<const TokenId> stops,
-                            ReplyReader& reader, const std::atomic<bool>& interrupted) {
+// One generation, streamed to stdout as the reader shows it, or as records, unless the result is
+// JSON.
+Result<Generation> generate(Runtime& runtime, Session& session, Sampler& sampler,
+                            const RunFlags& flags, std::span<const TokenId> prompt,
+                            std::span<const TokenId> stops, ReplyReader& reader,
+                            const std::atomic<bool>& interrupted) {
   ProgressBar bar("prompt");
   GenerateOptions options;
   options.max_tokens = flags.n_predict < 0 ? UINT32_MAX : static_cast<uint32_t>(flags.n_predict);
@@ -50,13 +54,23 @@ Result<Generation> generate(Session& session, Sampler& sampler, const RunFlags& 
     else
       bar.update(done, total);
   };
+  std::string piece;
+  uint32_t n_records = 0;
   options.on_token = [&](TokenId token) {
-    const std::string piece = reader.read(token);
-    if (flags.json) return true;
+    piece = reader.read(token);
+    if (flags.json || flags.verbose_tokens) return true;
     std::fwrite(piece.data(), 1, piece.size(), stdout);
     std::fflush(stdout);
     return true;
   };
+  if (flags.verbose_tokens) {
+    options.on_record = [&](const TokenRecord& record) {
+      nlohmann::ordered_json json = {{"schema", kTokenSchema}, {"text", piece}};
+      json.update(token_json(n_records++, record, runtime));
+      print_json(json);
+      std::fflush(stdout);
+    };
+  }
   return session.generate(prompt, sampler, options);
 }
 
@@ -88,18 +102,22 @@ Result<int> run_prompt(Runtime& runtime, const RunFlags& flags, Sampler& sampler
   ReplyReader reader(chat ? *chat->chat_template : *find_chat_template("plain"),
                      runtime.tokenizer());
   OFFSTAGE_TRY(const Generation generation,
-               generate(session, sampler, flags, prompt,
+               generate(runtime, session, sampler, flags, prompt,
                         chat ? chat->stops : std::span<const TokenId>(), reader, interrupted));
   OFFSTAGE_TRY_VOID(runtime.save_index(notices));  // before the report, which lists what it says
+  const Ceilings ceilings = measure_ceilings(runtime);
+  if (!flags.timeline_file.empty())
+    OFFSTAGE_TRY_VOID(write_timeline(flags.timeline_file, generation.record.prefill,
+                                     generation.record.tokens, runtime));
   if (flags.json) {
-    print_json(run_json(runtime, generation, notices, reader.text(),
+    print_json(run_json(runtime, generation, ceilings, notices, reader.text(),
                         chat ? chat->chat_template->name : std::string_view()));
-  } else {
+  } else if (!flags.verbose_tokens) {
     std::puts("");
     std::fflush(stdout);  // before the summary on stderr
   }
   say_hidden(reader);
-  fmt::print(stderr, "\n{}", run_summary(runtime, generation));
+  fmt::print(stderr, "\n{}", run_summary(runtime, generation, ceilings));
   return interrupted ? kExitInterrupted : kExitOk;
 }
 
@@ -119,8 +137,8 @@ Result<Generation> reply(Runtime& runtime, Session& session, Sampler& sampler,
   session.rewind(kept);
   ReplyReader reader(*chat.chat_template, runtime.tokenizer());
   OFFSTAGE_TRY(Generation generation,
-               generate(session, sampler, flags, std::span(prompt).subspan(kept), chat.stops,
-                        reader, interrupted));
+               generate(runtime, session, sampler, flags, std::span(prompt).subspan(kept),
+                        chat.stops, reader, interrupted));
   std::puts("");
   std::fflush(stdout);  // before the summary on stderr
   say_hidden(reader);
@@ -140,7 +158,7 @@ Result<int> run_chat(Runtime& runtime, const RunFlags& flags, Sampler& sampler, 
     conversation.add_user(line);
     OFFSTAGE_TRY(const Generation generation,
                  reply(runtime, session, sampler, flags, chat, conversation, interrupted));
-    fmt::print(stderr, "{}", run_summary(runtime, generation));
+    fmt::print(stderr, "{}", run_summary(runtime, generation, measure_ceilings(runtime)));
     if (generation.stop == StopReason::kContextFull) {
       fmt::print(stderr, "note: context: {} positions are full; start again or raise -c\n",
                  runtime.options().context);
@@ -155,6 +173,14 @@ Result<int> run(RunFlags flags) {
   flags.sampler.seed = flags.seed < 0 ? std::random_device{}() : static_cast<uint64_t>(flags.seed);
   if (flags.json && flags.interactive())
     return make_error(ErrorCode::kInvalidArgument, "--json needs a prompt (-p or -f)");
+  if (flags.verbose_tokens && (flags.json || flags.interactive()))
+    return make_error(ErrorCode::kInvalidArgument,
+                      "--verbose-tokens needs a prompt (-p or -f) and stands in place of --json");
+  if (!flags.timeline_file.empty()) {
+    if (flags.interactive())
+      return make_error(ErrorCode::kInvalidArgument, "--timeline needs a prompt (-p or -f)");
+    flags.model.record = "read";
+  }
   Notices notices;
   OFFSTAGE_TRY(const auto runtime, open_runtime(flags.model, notices));
   NoticePrinter printer(notices);
@@ -211,6 +237,10 @@ void add_run_command(CLI::App& app, Command& chosen) {
       ->capture_default_str();
   command->add_flag("--ignore-eos", flags->ignore_eos, "go on past the end of generation");
   command->add_flag("--json", flags->json, "one JSON object on stdout instead of the text");
+  command->add_flag("--verbose-tokens", flags->verbose_tokens,
+                    "what every token cost, a JSON object a line, on stdout instead of the text");
+  command->add_option("--timeline", flags->timeline_file,
+                      "write a timeline for Perfetto to this file");
   command->callback([flags, &chosen] { chosen = [flags] { return run(*flags); }; });
 }
 

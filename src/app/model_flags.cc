@@ -32,6 +32,9 @@ constexpr std::array kEngines = {std::pair("auto", IoEngineKind::kAuto),
 constexpr std::array kPrefetch = {std::pair("auto", Prefetch::kAuto),
                                   std::pair("off", Prefetch::kOff),
                                   std::pair("always", Prefetch::kAlways)};
+constexpr std::array kRecord = {std::pair("token", RecordLevel::kToken),
+                                std::pair("layer", RecordLevel::kLayer),
+                                std::pair("read", RecordLevel::kRead)};
 constexpr std::array kDirect = {std::pair("auto", DirectIo::kAuto), std::pair("on", DirectIo::kOn),
                                 std::pair("off", DirectIo::kOff)};
 
@@ -75,6 +78,10 @@ void ModelFlags::add_to(CLI::App& command) {
       ->capture_default_str();
   command.add_flag("--no-warm-start", no_warm_start,
                    "begin without what earlier runs used their experts for, and keep nothing");
+  command
+      .add_option("--record", record,
+                  "token, layer or read: how deep the record of where time goes reaches")
+      ->capture_default_str();
   gpu_layers_option = command.add_option("--n-gpu-layers", gpu_layers,
                                          "-ngl: not used; Offstage places experts, "
                                          "not layers, and computes on the CPU today");
@@ -103,6 +110,7 @@ Result<RuntimeOptions> ModelFlags::parse() const {
   OFFSTAGE_TRY(options.v_type, one_of("--cache-type-v", cache_type_v, kKvTypes));
   OFFSTAGE_TRY(options.io_engine, one_of("--io-engine", io_engine, kEngines));
   OFFSTAGE_TRY(options.prefetch, one_of("--prefetch", prefetch, kPrefetch));
+  OFFSTAGE_TRY(options.record, one_of("--record", record, kRecord));
   OFFSTAGE_TRY(options.direct_io, one_of("--direct-io", direct_io, kDirect));
   const char* isa = std::getenv("OFFSTAGE_ISA");
   options.isa = isa == nullptr ? "" : isa;

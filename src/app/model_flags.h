@@ -11,7 +11,8 @@ namespace offstage {
 
 struct ModelFlags {
   std::string model, ram, cache_type_k = "f16", cache_type_v = "f16", io_engine = "auto",
-                          direct_io = "auto", prefetch = "auto", cache_policy = "auto", io_fault;
+                          direct_io = "auto", prefetch = "auto", cache_policy = "auto",
+                          record = "token", io_fault;
   uint32_t context = 4096, threads = 0, chunk = 512, io_depth = 32;
   uint32_t gpu_layers = 0;
   bool no_warm_start = false;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "app/record_json.h"
 #include "base/histogram.h"
 #include "base/process_memory.h"
 #include "base/units.h"
@@ -71,7 +72,7 @@ std::string causes_line(const CauseTimes& causes) {
 
 }  // namespace
 
-std::string run_summary(Runtime& runtime, const Generation& generation) {
+std::string run_summary(Runtime& runtime, const Generation& generation, const Ceilings& ceilings) {
   const GenerationRecord& record = generation.record;
   const TokenRecord decode = decode_total(record);
   const Samples times = token_times(record);
@@ -106,7 +107,36 @@ std::string run_summary(Runtime& runtime, const Generation& generation) {
       "memory   peak {} of {}; {} threads, {}, {}, {}\n", format_bytes(peak_resident_bytes()),
       format_bytes(runtime.plan().budget_bytes), runtime.threads(), isa_name(runtime.kernels().isa),
       runtime.io().name(), runtime.io().direct_io(0) ? "direct" : "buffered");
+  if (!record.tokens.empty()) text += latency_summary(runtime, generation, ceilings);
   return text;
+}
+
+std::string latency_summary(Runtime& runtime, const Generation& generation,
+                            const Ceilings& ceilings) {
+  const GenerationRecord& record = generation.record;
+  const Samples times = token_times(record);
+  std::string text = fmt::format(
+      "latency  TTFT {:.1f} ms; between tokens p50 {:.1f}  p90 {:.1f}  p99 {:.1f}  p99.9 {:.1f}  "
+      "max {:.1f} ms\n",
+      ms(record.prefill.wall_ns), ms(times.percentile(50)), ms(times.percentile(90)),
+      ms(times.percentile(99)), ms(times.percentile(99.9)), ms(times.max()));
+  const double tokens_per_s =
+      per_second(static_cast<double>(record.tokens.size()), record.decode_ns());
+  text += fmt::format(
+      "ceiling  {} reads {:.1f} GB/s: {:.1f} tok/s if all were there, {:.0f} % of it "
+      "reached",
+      ceilings.ram_is_cache ? "cache" : "RAM", ceilings.ram_bytes_per_s / 1e9,
+      ceilings.tokens_per_s(), 100 * tokens_per_s / std::max(ceilings.tokens_per_s(), 1e-9));
+  for (const DriveCeiling& drive : ceilings.drives)
+    if (drive.bytes != 0)
+      text +=
+          fmt::format("; {} gave {:.2f} GB/s while busy", drive.name, drive.bytes_per_s() / 1e9);
+  const SpikeReport spikes = explain_spikes(record.tokens, 1, runtime.drive_names());
+  if (spikes.slowest.empty())
+    return text + fmt::format("\nslowest  no token took {:.0f} % more than the median\n",
+                              100 * (kSlowRatio - 1));
+  return text + fmt::format("\nslowest  {}; would have helped: {}\n", spikes.slowest[0].sentence,
+                            remedy_name(spikes.slowest[0].remedy));
 }
 
 nlohmann::ordered_json notices_json(const Notices& notices) {
@@ -117,8 +147,8 @@ nlohmann::ordered_json notices_json(const Notices& notices) {
 }
 
 nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
-                                const Notices& notices, const std::string& text,
-                                std::string_view chat_template) {
+                                const Ceilings& ceilings, const Notices& notices,
+                                const std::string& text, std::string_view chat_template) {
   const GenerationRecord& record = generation.record;
   const TokenRecord decode = decode_total(record);
   const Samples times = token_times(record);
@@ -136,6 +166,8 @@ nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
                       {"p95", ms(times.percentile(95))},
                       {"p99", ms(times.percentile(99))},
                       {"max", ms(times.max())}};
+  json["ttft_ms"] = ms(record.prefill.wall_ns);
+  json["itl_ms"] = itl_json(record.tokens);
   json["experts"] = {{"slots", runtime.plan().slots.n_slots()},
                      {"ram_hits", decode.ram_hits},
                      {"drive_reads", decode.drive_reads},
@@ -156,6 +188,11 @@ nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
   json["isa"] = isa_name(runtime.kernels().isa);
   json["cache_policy"] = runtime.options().cache_policy;
   json["warm_start_tokens"] = runtime.warm_start_tokens();
+  json["token_records"] = tokens_json(record.tokens, runtime);
+  const SpikeReport spikes = explain_spikes(record.tokens, kSpikesShown, runtime.drive_names());
+  json["spikes"] = spikes_json(spikes);
+  json["spike_classes"] = spike_classes_json(spikes);
+  json["ceilings"] = ceilings_json(ceilings);
   json["fallbacks"] = notices_json(notices);
   return json;
 }

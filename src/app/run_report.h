@@ -4,19 +4,24 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
+#include "runtime/ceilings.h"
 #include "runtime/runtime.h"
 #include "runtime/session.h"
 
 namespace offstage {
 
 // The summary on stderr: speed, hits by tier, time by cause, memory.
-std::string run_summary(Runtime& runtime, const Generation& generation);
+std::string run_summary(Runtime& runtime, const Generation& generation, const Ceilings& ceilings);
+// Its last three lines: latency, speed beside its ceilings, the slowest token and what would have
+// removed its like.
+std::string latency_summary(Runtime& runtime, const Generation& generation,
+                            const Ceilings& ceilings);
 
 // Schema "offstage.run/1", documented in the README; names stay. `text` is the answer as it is
 // streamed; an empty `chat_template` means that the prompt was taken as it stands.
 nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
-                                const Notices& notices, const std::string& text,
-                                std::string_view chat_template);
+                                const Ceilings& ceilings, const Notices& notices,
+                                const std::string& text, std::string_view chat_template);
 
 nlohmann::ordered_json notices_json(const Notices& notices);
 

@@ -54,13 +54,18 @@ class CauseTimer {
  public:
   explicit CauseTimer(const Clock& clock) : clock_(clock), since_ns_(clock.now_ns()) {}
 
-  void enter(Cause cause) {
+  // Returns the reading that closes one cause and opens the next.
+  int64_t enter(Cause cause) {
     const int64_t now = clock_.now_ns();
     times_.ns[static_cast<size_t>(cause_)] += now - since_ns_;
     since_ns_ = now;
     cause_ = cause;
+    return now;
   }
   Cause cause() const { return cause_; }
+  int64_t since_ns() const { return since_ns_; }  // when the current cause was entered
+  // Collected since the last take(), up to the last enter().
+  const CauseTimes& times() const { return times_; }
 
   // Closes the current cause, returns what was collected since the last take(), starts anew in the
   // same cause.
@@ -81,16 +86,17 @@ class CauseTimer {
 // Enters a cause for a scope and returns to the one before.
 class CauseScope {
  public:
-  CauseScope(CauseTimer& timer, Cause cause) : timer_(timer), before_(timer.cause()) {
-    timer_.enter(cause);
-  }
+  CauseScope(CauseTimer& timer, Cause cause)
+      : timer_(timer), before_(timer.cause()), entered_ns_(timer.enter(cause)) {}
   ~CauseScope() { timer_.enter(before_); }
   CauseScope(const CauseScope&) = delete;
   CauseScope& operator=(const CauseScope&) = delete;
+  int64_t entered_ns() const { return entered_ns_; }
 
  private:
   CauseTimer& timer_;
   Cause before_;
+  int64_t entered_ns_;
 };
 
 }  // namespace offstage

@@ -43,11 +43,11 @@ Status Forward::run(std::span<const Row> rows, Phase phase, const LogitsSink& si
   embed(rows);
   look_ahead(0, n_rows, phase);
   for (uint32_t layer = 0; layer < parts_.spec.n_layers; ++layer) {
-    parts_.timer.enter(Cause::kAttention);
+    parts_.trace.begin_layer(layer, parts_.timer.enter(Cause::kAttention));
     attention_block(layer, rows);
     OFFSTAGE_TRY_VOID(ffn_block(layer, n_rows, phase));
   }
-  parts_.timer.enter(Cause::kOutput);
+  parts_.trace.end_layers(parts_.timer.enter(Cause::kOutput));
   output(rows, sink);
   return {};
 }

@@ -40,6 +40,7 @@ class Forward {
     RamTier& tier;
     Lookahead& lookahead;
     CauseTimer& timer;
+    Trace& trace;
     Scratch scratch;
     uint32_t rows_max;
   };

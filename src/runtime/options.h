@@ -5,6 +5,7 @@
 #include <optional>
 #include <string>
 
+#include "base/trace.h"
 #include "cpu/kernels.h"
 #include "io/drives.h"
 #include "io/engine.h"
@@ -38,8 +39,9 @@ struct RuntimeOptions {
   Prefetch prefetch = Prefetch::kAuto;
   std::string cache_policy = "auto";  // cache/eviction.h lists them
   bool warm_start = true;             // begin with what earlier runs' experts were used for
-  std::string io_fault;               // a fault plan for tests (io/fault_engine.h); empty: none
-  std::string isa;                    // OFFSTAGE_ISA; empty: the best
+  RecordLevel record = RecordLevel::kToken;
+  std::string io_fault;  // a fault plan for tests (io/fault_engine.h); empty: none
+  std::string isa;       // OFFSTAGE_ISA; empty: the best
 };
 
 }  // namespace offstage

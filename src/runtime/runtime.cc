@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "base/process_memory.h"
+#include "io/drive_name.h"
 #include "io/fault.h"
 #include "model/vocabulary.h"
 
@@ -28,6 +29,7 @@ Result<std::unique_ptr<Runtime>> Runtime::open(const RuntimeOptions& options, No
   OFFSTAGE_TRY(runtime->kernels_, choose_kernels(options.isa));
   runtime->workers_ = std::make_unique<ThreadPool>(options.threads, notices);
   OFFSTAGE_TRY_VOID(runtime->check_kv_types(notices));
+  OFFSTAGE_TRY_VOID(runtime->start_trace(notices));  // before the plan, which counts its memory
   OFFSTAGE_TRY_VOID(runtime->plan(notices, hooks));
 
   OFFSTAGE_TRY(HostArena dense,
@@ -56,14 +58,50 @@ Status Runtime::check_kv_types(Notices& notices) const {
                     attention.head_dim_k, attention.head_dim_v);
 }
 
+Status Runtime::start_trace(Notices& notices) {
+  TraceOptions trace;
+  trace.level = options_.record;
+  trace.first_moe_layer = spec().n_dense_layers;
+  const std::vector<std::string> paths = file_->paths();
+  OFFSTAGE_TRY(drives_, group_by_drive(paths, options_.drive_grouping));
+  drive_names_ = drives_.names;
+  for (size_t file = paths.size(); file-- > 0;) {
+    const uint32_t drive = drives_.drive_of_file[file];
+    if (options_.drive_grouping == DriveGrouping::kDevice)
+      drive_names_[drive] = offstage::drive_name(paths[file]);
+    trace.drive_of_file.insert(trace.drive_of_file.begin(), Trace::drive_index(drive));
+  }
+  if (drive_names_.size() > kDrivesMax)
+    notices.add("drives", fmt::format("{} drives hold this model; records tell {} apart",
+                                      drive_names_.size(), kDrivesMax));
+  trace_.emplace(trace, timer_);
+  load_.emplace(notices);
+  return {};
+}
+
 Status Runtime::plan(Notices& notices, const Hooks& hooks) {
   layout_.emplace(file_->expert_layout());
   OFFSTAGE_TRY(plan_, plan_memory({file_->spec, file_->tensors, *layout_, options_,
-                                   options_.process_bytes.value_or(resident_bytes()),
+                                   options_.process_bytes.value_or(resident_bytes()) +
+                                       options_.context * sizeof(TokenRecord),
                                    available_bytes(), cgroup_limit_bytes()},
                                   notices));
   if (hooks.on_plan) hooks.on_plan(plan_, *file_);
   return {};
+}
+
+uint32_t Runtime::drive_count() const {
+  return std::min(static_cast<uint32_t>(drive_names_.size()), kDrivesMax);
+}
+
+std::vector<std::span<const std::byte>> Runtime::resident_memory() const {
+  std::vector<std::span<const std::byte>> memory = {dense_->memory()};
+  for (uint32_t i = 0; i < slots_->size(); ++i) {
+    const Slot& slot = (*slots_)[SlotIndex(i)];
+    if (slot.state == SlotState::kVerified)
+      memory.push_back({slot.memory, layout_->class_bytes(slot.slot_class)});
+  }
+  return memory;
 }
 
 Status Runtime::open_drive(HostArena& dense_arena, Notices& notices) {
@@ -71,7 +109,6 @@ Status Runtime::open_drive(HostArena& dense_arena, Notices& notices) {
   OFFSTAGE_TRY(index_, HashIndex::open(file_->gguf, file_->pieces_per_tensor(), notices));
   IoEngineOptions io;
   io.paths = file_->paths();
-  OFFSTAGE_TRY(drives_, group_by_drive(io.paths, options_.drive_grouping));
   io.drive_of_file = drives_.drive_of_file;
   io.kind = options_.io_engine;
   io.direct = options_.direct_io;
@@ -141,13 +178,13 @@ Status Runtime::load(HostArena dense_arena, Notices& notices, const Hooks& hooks
                                     plan_.kv_pages, options_.n_sequences, notices));
   OFFSTAGE_TRY_VOID(make_cache_policy(notices));
   compute_.emplace(*kernels_, *workers_);
-  RamTierParts tier = {*layout_, plan_.slots, *slots_, *reads_,        *index_,  *workers_,
-                       *policy_, timer_,      notices, file_->paths(), kReadsMax};
+  RamTierParts tier = {*layout_, plan_.slots, *slots_, *reads_,        *index_,   *workers_,
+                       *policy_, timer_,      notices, file_->paths(), kReadsMax, &*trace_};
   tier_ = std::make_unique<RamTier>(std::move(tier));
   lookahead_ = std::make_unique<Lookahead>(spec(), *compute_, *tier_, timer_, options_.prefetch);
-  forward_ = std::make_unique<Forward>(
-      Forward::Parts{spec(), dense_->weights(), *compute_, *rotary_, *kv_, options_.k_type,
-                     options_.v_type, *tier_, *lookahead_, timer_, scratch, plan_.chunk_rows});
+  forward_ = std::make_unique<Forward>(Forward::Parts{
+      spec(), dense_->weights(), *compute_, *rotary_, *kv_, options_.k_type, options_.v_type,
+      *tier_, *lookahead_, timer_, *trace_, scratch, plan_.chunk_rows});
   return {};
 }
 

@@ -7,13 +7,16 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "base/cause_timer.h"
 #include "base/clock.h"
 #include "base/notices.h"
+#include "base/process_load.h"
 #include "base/result.h"
+#include "base/trace.h"
 #include "cache/ram_tier.h"
 #include "cache/usage.h"
 #include "io/drives.h"
@@ -28,6 +31,7 @@
 #include "runtime/kv_cache.h"
 #include "runtime/memory_plan.h"
 #include "runtime/options.h"
+#include "runtime/token_record.h"
 #include "runtime/weights.h"
 
 namespace offstage {
@@ -72,8 +76,16 @@ class Runtime {
   const ReadScheduler& reads() const { return *reads_; }
   const DriveMap& drives() const { return drives_; }
   CauseTimer& timer() { return timer_; }
+  Trace& trace() { return *trace_; }
+  const std::vector<std::string>& drive_names() const { return drive_names_; }
+  const std::string& drive_name(uint32_t drive) const { return drive_names_[drive]; }
+  uint32_t drive_count() const;  // that records tell apart
+  ProcessLoad load() const { return load_->read(); }
   const Clock& clock() const { return clock_; }
   uint32_t threads() const { return workers_->size(); }
+  ThreadPool& workers() { return *workers_; }
+  // Dense weights and verified slots, between forwards: what was read and stays.
+  std::vector<std::span<const std::byte>> resident_memory() const;
   HashIndex::Counts hash_counts() const { return index_->counts(); }
 
   // Writes what this run learned (hashes, use of the experts) beside the model.
@@ -84,6 +96,7 @@ class Runtime {
  private:
   explicit Runtime(RuntimeOptions options) : options_(std::move(options)), timer_(clock_) {}
   Status check_kv_types(Notices& notices) const;
+  Status start_trace(Notices& notices);
   Status plan(Notices& notices, const Hooks& hooks);
   Status open_drive(HostArena& dense_arena, Notices& notices);
   Status make_cache_policy(Notices& notices);
@@ -92,6 +105,9 @@ class Runtime {
   RuntimeOptions options_;
   SteadyClock clock_;
   CauseTimer timer_;
+  std::vector<std::string> drive_names_;  // as the trace counts them
+  std::optional<Trace> trace_;
+  std::optional<LoadProbe> load_;
   std::unique_ptr<ModelFile> file_;
   std::unique_ptr<Tokenizer> tokenizer_;
   const Kernels* kernels_ = nullptr;

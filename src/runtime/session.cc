@@ -43,39 +43,74 @@ Status Session::append(std::span<const TokenId> tokens, bool all_logits, const L
   return {};
 }
 
-TokenRecord Session::close_record(TokenId token) {
+TokenRecord Session::close_record(TokenId token, uint32_t next) {
   TokenRecord record;
   record.token = token;
+  // The next interval begins at the reading that ends this one.
   record.causes = runtime_.timer().take();
   record.wall_ns = record.causes.total_ns();
+  record.began_ns = runtime_.timer().since_ns() - record.wall_ns;
+  record.trace = runtime_.trace().take(next);
+  const ProcessLoad load = runtime_.load();
+  record.load = load - seen_load_;
+  seen_load_ = load;
   const TierCounters& tier = runtime_.tier().counters();
   const uint64_t bytes = runtime_.reads().counters().bytes_read;
   record.ram_hits = tier.ram_hits - seen_tier_.ram_hits;
   record.drive_reads = tier.drive_reads - seen_tier_.drive_reads;
   record.bytes_read = bytes - seen_bytes_;
   record.prefetched = tier.prefetches_useful - seen_tier_.prefetches_useful;
+  record.prefetch_useful_bytes = tier.prefetch_useful_bytes - seen_tier_.prefetch_useful_bytes;
   record.prefetch_wasted_bytes = tier.prefetch_wasted_bytes - seen_tier_.prefetch_wasted_bytes;
   seen_tier_ = tier;
   seen_bytes_ = bytes;
   return record;
 }
 
-Result<Generation> Session::generate(std::span<const TokenId> prompt, Sampler& sampler,
-                                     const GenerateOptions& options) {
-  if (prompt.empty())
+Status Session::check_prompt(size_t n_tokens) const {
+  if (n_tokens == 0)
     return make_error(ErrorCode::kInvalidArgument,
                       "the prompt is empty: at least one token is "
                       "needed to start");
   const uint32_t context = runtime_.options().context;
-  if (history_.size() + prompt.size() > context)
+  if (history_.size() + n_tokens > context)
     return make_error(ErrorCode::kBudget,
                       "{} tokens of conversation and {} of prompt don't fit the context of {}; "
                       "raise -c",
-                      history_.size(), prompt.size(), context);
+                      history_.size(), n_tokens, context);
+  return {};
+}
+
+void Session::begin_record(GenerationRecord& record, size_t n_prompt, size_t n_max) {
+  record.prompt_tokens = static_cast<uint32_t>(n_prompt);
+  record.tokens.reserve(std::min<size_t>(n_max, runtime_.options().context));
+  close_record(kNoToken, kPromptToken);  // what came before isn't this generation's
+  runtime_.trace().clear_rings();
+}
+
+Result<GenerationRecord> Session::feed(std::span<const TokenId> prompt,
+                                       std::span<const TokenId> then,
+                                       const GenerateOptions& options) {
+  OFFSTAGE_TRY_VOID(check_prompt(prompt.empty() ? 0 : prompt.size() + then.size()));
+  GenerationRecord record;
+  begin_record(record, prompt.size(), then.size());
+  const LogitsSink ignore = [](size_t, std::span<const float>) {};
+  OFFSTAGE_TRY_VOID(append(prompt, false, ignore, options));
+  record.prefill = close_record(kNoToken, 0);
+  for (const TokenId token : then) {
+    OFFSTAGE_TRY_VOID(append({&token, 1}, false, ignore, options));
+    record.tokens.push_back(close_record(token, static_cast<uint32_t>(record.tokens.size() + 1)));
+    if (options.on_record) options.on_record(record.tokens.back());
+  }
+  return record;
+}
+
+Result<Generation> Session::generate(std::span<const TokenId> prompt, Sampler& sampler,
+                                     const GenerateOptions& options) {
+  OFFSTAGE_TRY_VOID(check_prompt(prompt.size()));
+  const uint32_t context = runtime_.options().context;
   Generation generation;
-  generation.record.prompt_tokens = static_cast<uint32_t>(prompt.size());
-  generation.record.tokens.reserve(std::min(options.max_tokens, context));
-  close_record(kNoToken);  // what came before isn't this generation's
+  begin_record(generation.record, prompt.size(), options.max_tokens);
 
   TokenId next = kNoToken;
   const LogitsSink sample = [&](size_t, std::span<const float> logits) {
@@ -86,7 +121,7 @@ Result<Generation> Session::generate(std::span<const TokenId> prompt, Sampler& s
     return !status && status.error().code == ErrorCode::kCancelled;
   };
   Status status = append(prompt, false, sample, options);
-  generation.record.prefill = close_record(kNoToken);
+  generation.record.prefill = close_record(kNoToken, 0);
   while (status) {
     if (generation.tokens.size() >= options.max_tokens) break;
     if (!options.ignore_eos &&
@@ -105,7 +140,10 @@ Result<Generation> Session::generate(std::span<const TokenId> prompt, Sampler& s
     }
     const TokenId current = next;
     status = append({&current, 1}, false, sample, options);
-    if (status) generation.record.tokens.push_back(close_record(current));
+    if (!status) break;
+    std::vector<TokenRecord>& records = generation.record.tokens;
+    records.push_back(close_record(current, static_cast<uint32_t>(records.size() + 1)));
+    if (options.on_record) options.on_record(records.back());
   }
   if (cancelled(status)) {
     generation.stop = StopReason::kCancelled;

@@ -26,6 +26,8 @@ struct GenerateOptions {
   std::function<void(uint32_t done, uint32_t total)> on_prefill;
   // Every token as soon as it is known; false ends the generation.
   std::function<bool(TokenId)> on_token;
+  // What a token cost, as soon as that is known.
+  std::function<void(const TokenRecord&)> on_record;
 };
 
 struct Generation {
@@ -46,6 +48,11 @@ class Session {
   Result<Generation> generate(std::span<const TokenId> prompt, Sampler& sampler,
                               const GenerateOptions& options);
 
+  // For measurements: the prompt (as generate() takes it), then each of `then` as if it had been
+  // sampled. Errors: generate()'s, and kCancelled.
+  Result<GenerationRecord> feed(std::span<const TokenId> prompt, std::span<const TokenId> then,
+                                const GenerateOptions& options);
+
   // Appends tokens and hands out logits after each: `sink(i, logits)` after tokens[i].
   Status score(std::span<const TokenId> tokens, const LogitsSink& sink,
                const std::atomic<bool>* cancel);
@@ -57,15 +64,19 @@ class Session {
   void rewind(size_t n);
 
  private:
+  Status check_prompt(size_t n_tokens) const;
+  void begin_record(GenerationRecord& record, size_t n_prompt, size_t n_max);
   Status append(std::span<const TokenId> tokens, bool all_logits, const LogitsSink& sink,
                 const GenerateOptions& options);
-  TokenRecord close_record(TokenId token);
+  // Of what happened since the last one; `next` is the index of the token that follows.
+  TokenRecord close_record(TokenId token, uint32_t next);
 
   Runtime& runtime_;
   SequenceId sequence_;
   std::vector<TokenId> history_;
   TierCounters seen_tier_;
   uint64_t seen_bytes_ = 0;
+  ProcessLoad seen_load_;
 };
 
 }  // namespace offstage

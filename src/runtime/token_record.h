@@ -5,19 +5,25 @@
 #include <vector>
 
 #include "base/cause_timer.h"
+#include "base/process_load.h"
+#include "base/trace.h"
 #include "base/types.h"
 
 namespace offstage {
 
 struct TokenRecord {
   TokenId token = kNoToken;
-  int64_t wall_ns = 0;  // the causes' sum: from the end of the token before to the end of this
+  int64_t began_ns = 0;  // the runtime's clock
+  int64_t wall_ns = 0;   // the causes' sum: from the end of the token before to the end of this
   CauseTimes causes;
   uint64_t ram_hits = 0;  // experts called and resident
   uint64_t drive_reads = 0;
   uint64_t bytes_read = 0;
   uint64_t prefetched = 0;  // of drive_reads: guessed, and started before they were called
+  uint64_t prefetch_useful_bytes = 0;  // of experts that were guessed and called
   uint64_t prefetch_wasted_bytes = 0;  // of bytes_read: nobody called them
+  TokenTrace trace;
+  ProcessLoad load;
 };
 
 // One generation: the prompt's cost and every token's.

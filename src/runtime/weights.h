@@ -4,6 +4,7 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <vector>
 
 #include "base/arena.h"
@@ -82,6 +83,7 @@ class DenseStore {
                                  const Loader& loader);
 
   const DenseWeights& weights() const { return weights_; }
+  std::span<const std::byte> memory() const { return {arena_.data(), arena_.used_bytes()}; }
 
  private:
   explicit DenseStore(HostArena arena) : arena_(std::move(arena)) {}

@@ -1,0 +1,177 @@
+#include "app/record_json.h"
+
+#include <algorithm>
+
+#include "base/histogram.h"
+
+namespace offstage {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+double ms(int64_t ns) { return static_cast<double>(ns) / 1e6; }
+
+Json causes_json(const CauseTimes& causes) {
+  Json json;
+  for (size_t i = 0; i < kCauseCount; ++i)
+    json[std::string(cause_name(static_cast<Cause>(i)))] = causes.ns[i];
+  return json;
+}
+
+const char* matrix_name(uint8_t matrix) {
+  constexpr const char* kNames[] = {"gate", "up", "down"};
+  return kNames[matrix % kExpertMatrices];
+}
+
+Json read_json(const ReadRecord& read, Runtime& runtime) {
+  return {{"layer", read.layer},
+          {"expert", read.expert},
+          {"matrix", matrix_name(read.matrix)},
+          {"drive", runtime.drive_name(read.drive)},
+          {"bytes", read.bytes},
+          {"queued_ns", read.queued_ns()},
+          {"service_ns", read.service_ns()},
+          {"retries", read.retries}};
+}
+
+Json layer_json(const LayerRecord& layer) {
+  return {{"layer", layer.layer},
+          {"wall_ns", layer.wall_ns},
+          {"wait_ns", layer.wait_ns},
+          {"misses", layer.all_misses()},
+          {"queue_depth", layer.depth_max}};
+}
+
+// The layer that waited longest and, in it, the read that was waited for longest; an empty object
+// if nothing was waited for.
+Json waiting_json(const LayerRecord& layer, Runtime& runtime) {
+  if (layer.layer == kNoLayer) return Json::object();
+  Json json = layer_json(layer);
+  json["longest_wait_ns"] = layer.longest_ns;
+  if (layer.longest_ns != 0) json["read"] = read_json(layer.longest, runtime);
+  return json;
+}
+
+// Rings are in order of tokens: from the back to this token's, without the prompt's in front.
+template <typename T, typename TokenOf, typename ToJson>
+Json of_token(const Ring<T>& ring, size_t index, TokenOf&& token_of, ToJson&& to_json) {
+  Json list = Json::array();
+  size_t end = ring.size();
+  while (end > 0 && token_of(ring[end - 1]) != kPromptToken && token_of(ring[end - 1]) > index)
+    --end;
+  size_t begin = end;
+  while (begin > 0 && token_of(ring[begin - 1]) == index) --begin;
+  for (; begin < end; ++begin) list.push_back(to_json(ring[begin]));
+  return list;
+}
+
+void add_deeper_levels(Json& json, size_t index, Runtime& runtime) {
+  const Trace& trace = runtime.trace();
+  if (trace.level() < RecordLevel::kLayer) return;
+  json["layers"] = of_token(
+      trace.layers(), index, [](const LayerSample& sample) { return sample.record.token; },
+      [](const LayerSample& sample) {
+        Json layer = layer_json(sample.record);
+        layer["causes"] = causes_json(sample.causes);
+        return layer;
+      });
+  if (trace.level() < RecordLevel::kRead) return;
+  json["reads"] = of_token(
+      trace.reads(), index, [](const ReadRecord& read) { return read.token; },
+      [&](const ReadRecord& read) {
+        Json one = read_json(read, runtime);
+        one["guessed"] = read.guessed;
+        return one;
+      });
+}
+
+}  // namespace
+
+Json token_json(size_t index, const TokenRecord& token, Runtime& runtime) {
+  Json bytes = Json::object();
+  for (uint32_t drive = 0; drive < runtime.drive_count(); ++drive)
+    bytes[runtime.drive_name(drive)] = token.trace.drive_bytes[drive];
+  Json json = {
+      {"index", index},
+      {"token", token.token},
+      {"wall_ns", token.wall_ns},
+      {"causes", causes_json(token.causes)},
+      {"hits", {{"vram", 0}, {"ram", token.ram_hits}, {"drive", token.drive_reads}}},
+      {"bytes", std::move(bytes)},
+      {"prefetch",
+       {{"experts", token.prefetched},
+        {"useful_bytes", token.prefetch_useful_bytes},
+        {"wasted_bytes", token.prefetch_wasted_bytes}}},
+      {"reads_retried", token.trace.read_retries},
+      {"queue_depth_max", token.trace.depth_max},
+      {"page_faults", {{"minor", token.load.minor_faults}, {"major", token.load.major_faults}}},
+      {"cpu",
+       {{"ns", token.load.cpu_ns},
+        {"involuntary_switches", token.load.involuntary_switches},
+        {"throttled_ns", token.load.throttled_ns}}},
+      {"waiting", waiting_json(token.trace.waiting, runtime)}};
+  if (token.trace.slowest_layer != kNoLayer)
+    json["slowest_layer"] = {{"layer", token.trace.slowest_layer},
+                             {"wall_ns", token.trace.slowest_layer_ns}};
+  add_deeper_levels(json, index, runtime);
+  return json;
+}
+
+Json tokens_json(std::span<const TokenRecord> tokens, Runtime& runtime) {
+  Json json = Json::array();
+  for (size_t i = 0; i < tokens.size(); ++i) json.push_back(token_json(i, tokens[i], runtime));
+  return json;
+}
+
+Json itl_json(std::span<const TokenRecord> tokens) {
+  Samples times(std::max<size_t>(tokens.size(), 1));
+  for (const TokenRecord& token : tokens) times.add(token.wall_ns);
+  return {{"p50", ms(times.percentile(50))},
+          {"p90", ms(times.percentile(90))},
+          {"p99", ms(times.percentile(99))},
+          {"p999", ms(times.percentile(99.9))},
+          {"max", ms(times.max())}};
+}
+
+Json spikes_json(const SpikeReport& report) {
+  Json json = Json::array();
+  for (const Spike& spike : report.slowest) {
+    json.push_back({{"token", spike.token},
+                    {"layer", spike.layer == kNoLayer ? -1 : static_cast<int64_t>(spike.layer)},
+                    {"cause", spike_cause_name(spike.cause)},
+                    {"sentence", spike.sentence},
+                    {"wall_ns", spike.wall_ns},
+                    {"excess_ns", spike.excess_ns},
+                    {"remedy", remedy_name(spike.remedy)}});
+  }
+  return json;
+}
+
+Json spike_classes_json(const SpikeReport& report) {
+  Json json = Json::array();
+  for (const SpikeClass& c : report.classes) {
+    json.push_back({{"cause", spike_cause_name(c.cause)},
+                    {"remedy", remedy_name(c.remedy)},
+                    {"tokens", c.tokens},
+                    {"excess_ns", c.excess_ns}});
+  }
+  return json;
+}
+
+Json ceilings_json(const Ceilings& ceilings) {
+  Json drives = Json::array();
+  for (const DriveCeiling& drive : ceilings.drives) {
+    drives.push_back({{"name", drive.name},
+                      {"gb_s", drive.bytes_per_s() / 1e9},
+                      {"bytes", drive.bytes},
+                      {"busy_ns", drive.busy_ns}});
+  }
+  return {{"ram_read_gb_s", ceilings.ram_bytes_per_s / 1e9},
+          {"ram_bytes", ceilings.ram_bytes},
+          {"ram_fits_cache", ceilings.ram_is_cache},
+          {"weight_bytes_per_token", ceilings.token_bytes},
+          {"tok_s", ceilings.tokens_per_s()},
+          {"drives", std::move(drives)}};
+}
+
+}  // namespace offstage

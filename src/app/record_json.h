@@ -1,0 +1,29 @@
+// What a generation cost, as JSON: the same names in run, bench and --verbose-tokens.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <span>
+
+#include "runtime/ceilings.h"
+#include "runtime/runtime.h"
+#include "runtime/session.h"
+#include "runtime/spikes.h"
+
+namespace offstage {
+
+// Schema of one token's record where it stands alone (--verbose-tokens); README lists the names.
+inline constexpr const char* kTokenSchema = "offstage.token/1";
+// Slowest tokens that are explained one by one.
+inline constexpr size_t kSpikesShown = 8;
+
+// `layers` and `reads` are in it if the runtime keeps them (--record layer, read).
+nlohmann::ordered_json token_json(size_t index, const TokenRecord& token, Runtime& runtime);
+nlohmann::ordered_json tokens_json(std::span<const TokenRecord> tokens, Runtime& runtime);
+
+// Time between tokens: percentiles by nearest rank, in ms.
+nlohmann::ordered_json itl_json(std::span<const TokenRecord> tokens);
+nlohmann::ordered_json spikes_json(const SpikeReport& report);
+nlohmann::ordered_json spike_classes_json(const SpikeReport& report);
+nlohmann::ordered_json ceilings_json(const Ceilings& ceilings);
+
+}  // namespace offstage

@@ -1,0 +1,253 @@
+#include "runtime/spikes.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <initializer_list>
+
+#include "base/units.h"
+
+namespace offstage {
+namespace {
+
+constexpr std::array<std::string_view, kSpikeCauses> kCauseNames = {
+    "misses",        "late_read",   "drive_queue", "slow_drive", "read_retried", "cpu_taken",
+    "cpu_throttled", "page_faults", "compute",     "hash",       "other"};
+constexpr std::array<std::string_view, 4> kRemedyNames = {"more RAM", "faster drive",
+                                                          "second drive", "nothing"};
+constexpr std::array<std::string_view, 3> kMatrixNames = {"gate", "up", "down"};
+
+// A wait is one read's doing if it is half of what is to be explained and out of the ordinary.
+constexpr int64_t kLateRatio = 3;
+// More misses than usual.
+constexpr double kMoreRatio = 1.25;
+// A queue so deep is kept full: a second drive halves it, a faster one shortens every read.
+constexpr uint32_t kDeepQueue = 8;
+
+bool any(const TokenRecord&) { return true; }
+bool has_reads(const TokenRecord& token) { return token.trace.reads != 0; }
+bool has_waited(const TokenRecord& token) { return token.trace.waiting.longest_ns != 0; }
+
+// Of the tokens that `counts`; 0 if there are none.
+template <typename Value>
+int64_t median_of(std::span<const TokenRecord> tokens, Value&& value,
+                  bool (*counts)(const TokenRecord&) = any) {
+  std::vector<int64_t> values;
+  values.reserve(tokens.size());
+  for (const TokenRecord& token : tokens)
+    if (counts(token)) values.push_back(static_cast<int64_t>(value(token)));
+  if (values.empty()) return 0;
+  const auto middle = values.begin() + static_cast<ptrdiff_t>((values.size() - 1) / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+// The token that every other one is held against: each of its numbers is a median.
+struct Typical {
+  int64_t wall_ns = 0;
+  CauseTimes causes;
+  int64_t drive_reads = 0;
+  int64_t longest_wait_ns = 0;
+  int64_t service_ns = 0;  // of one read
+  int64_t cpu_ns = 0;
+};
+
+int64_t service_per_read(const TokenRecord& token) {
+  return token.trace.reads == 0 ? 0 : token.trace.service_ns / token.trace.reads;
+}
+
+Typical typical_of(std::span<const TokenRecord> tokens) {
+  Typical typical;
+  typical.wall_ns = median_of(tokens, [](const TokenRecord& t) { return t.wall_ns; });
+  for (size_t i = 0; i < kCauseCount; ++i)
+    typical.causes.ns[i] = median_of(tokens, [&](const TokenRecord& t) { return t.causes.ns[i]; });
+  typical.drive_reads = median_of(tokens, [](const TokenRecord& t) { return t.drive_reads; });
+  // A token without reads says nothing about how long one takes.
+  typical.longest_wait_ns = median_of(
+      tokens, [](const TokenRecord& t) { return t.trace.waiting.longest_ns; }, has_waited);
+  typical.service_ns = median_of(tokens, service_per_read, has_reads);
+  typical.cpu_ns = median_of(tokens, [](const TokenRecord& t) { return t.load.cpu_ns; });
+  return typical;
+}
+
+int64_t excess_of(const TokenRecord& token, const Typical& typical,
+                  std::initializer_list<Cause> causes) {
+  int64_t excess = 0;
+  for (const Cause cause : causes) excess += token.causes[cause] - typical.causes[cause];
+  return excess;
+}
+
+SpikeCause drive_cause(const TokenRecord& token, const Typical& typical, int64_t excess_ns) {
+  const LayerRecord& layer = token.trace.waiting;
+  const bool one_read =
+      2 * layer.longest_ns >= excess_ns && layer.longest_ns >= kLateRatio * typical.longest_wait_ns;
+  if (one_read && layer.longest.retries != 0) return SpikeCause::kReadRetried;
+  if (one_read && layer.longest.service_ns() >= kLateRatio * typical.service_ns &&
+      2 * layer.longest.service_ns() >= layer.longest_ns)
+    return SpikeCause::kLateRead;
+  if (static_cast<double>(token.drive_reads) >=
+      kMoreRatio * static_cast<double>(typical.drive_reads) + 1)
+    return SpikeCause::kMisses;
+  if (one_read && 2 * layer.longest.queued_ns() >= layer.longest_ns) return SpikeCause::kDriveQueue;
+  return SpikeCause::kSlowDrive;
+}
+
+// Who computes gets CPU time for it: what is missing was taken.
+SpikeCause compute_cause(const TokenRecord& token, const Typical& typical, int64_t excess_ns) {
+  if (4 * token.load.throttled_ns >= excess_ns) return SpikeCause::kCpuThrottled;
+  if (2 * (token.load.cpu_ns - typical.cpu_ns) < excess_ns)
+    return token.load.major_faults != 0 ? SpikeCause::kPageFaults : SpikeCause::kCpuTaken;
+  return SpikeCause::kCompute;
+}
+
+SpikeCause cause_of(const TokenRecord& token, const Typical& typical) {
+  const int64_t drive = excess_of(token, typical, {Cause::kWaitDrive});
+  const int64_t compute = excess_of(
+      token, typical,
+      {Cause::kAttention, Cause::kRouter, Cause::kExperts, Cause::kOutput, Cause::kLookahead});
+  const int64_t hash = excess_of(token, typical, {Cause::kHash});
+  const int64_t other = excess_of(token, typical, {Cause::kCache, Cause::kSample, Cause::kOther});
+  const int64_t most = std::max({drive, compute, hash, other});
+  if (most == drive) return drive_cause(token, typical, drive);
+  if (most == compute) return compute_cause(token, typical, compute);
+  return most == hash ? SpikeCause::kHash : SpikeCause::kOther;
+}
+
+Remedy remedy_for(SpikeCause cause, const TokenRecord& token) {
+  switch (cause) {
+    case SpikeCause::kMisses: return Remedy::kMoreRam;
+    case SpikeCause::kDriveQueue: return Remedy::kSecondDrive;
+    case SpikeCause::kSlowDrive:
+      return token.trace.depth_max >= kDeepQueue ? Remedy::kSecondDrive : Remedy::kFasterDrive;
+    case SpikeCause::kHash: return Remedy::kMoreRam;  // what stays in RAM isn't verified again
+    default: return Remedy::kNothing;
+  }
+}
+
+bool is_drive_cause(SpikeCause cause) { return cause <= SpikeCause::kReadRetried; }
+
+uint32_t layer_of(SpikeCause cause, const TokenRecord& token) {
+  return is_drive_cause(cause) ? token.trace.waiting.layer : token.trace.slowest_layer;
+}
+
+// "3 misses on nvme1", "2 misses on sda, 1 on sdb".
+std::string misses_text(const LayerRecord& layer, std::span<const std::string> drives) {
+  std::string text;
+  for (uint32_t drive = 0; drive < kDrivesMax; ++drive) {
+    const uint32_t n = layer.misses[drive];
+    if (n == 0) continue;
+    const std::string name = drive < drives.size() ? drives[drive] : fmt::format("drive {}", drive);
+    text += text.empty() ? fmt::format("{} miss{} on {}", n, n == 1 ? "" : "es", name)
+                         : fmt::format(", {} on {}", n, name);
+  }
+  return text.empty() ? "no miss" : text;
+}
+
+std::string read_text(const ReadRecord& read) {
+  return fmt::format("expert {} ({})", read.expert, kMatrixNames[read.matrix % 3]);
+}
+
+std::string reason_text(SpikeCause cause, const TokenRecord& token, const Typical& typical) {
+  const LayerRecord& layer = token.trace.waiting;
+  const ReadRecord& read = layer.longest;
+  switch (cause) {
+    case SpikeCause::kMisses:
+      return fmt::format("{} experts of the token had to be read, {} are usual", token.drive_reads,
+                         typical.drive_reads);
+    case SpikeCause::kLateRead:
+      return fmt::format("one read, {}, was {} with the drive, {} is usual", read_text(read),
+                         format_duration_ns(read.service_ns()),
+                         format_duration_ns(typical.service_ns));
+    case SpikeCause::kDriveQueue:
+      return fmt::format("one read, {}, stood {} behind others", read_text(read),
+                         format_duration_ns(read.queued_ns()));
+    case SpikeCause::kSlowDrive:
+      return fmt::format("the drive took {} for a read, {} is usual",
+                         format_duration_ns(service_per_read(token)),
+                         format_duration_ns(typical.service_ns));
+    case SpikeCause::kReadRetried:
+      return fmt::format("one read, {}, was asked for {} times", read_text(read), read.retries + 1);
+    case SpikeCause::kCpuTaken:
+      return fmt::format("others used the CPU: {} of CPU time, pushed aside {} times",
+                         format_duration_ns(token.load.cpu_ns), token.load.involuntary_switches);
+    case SpikeCause::kCpuThrottled:
+      return fmt::format("the cgroup's CPU quota was used up for {}",
+                         format_duration_ns(token.load.throttled_ns));
+    case SpikeCause::kPageFaults:
+      return fmt::format("{} page faults went to a drive", token.load.major_faults);
+    case SpikeCause::kCompute:
+      return fmt::format("computing took {} of CPU time, {} is usual",
+                         format_duration_ns(token.load.cpu_ns), format_duration_ns(typical.cpu_ns));
+    case SpikeCause::kHash:
+      return fmt::format("verifying took {}", format_duration_ns(token.causes[Cause::kHash]));
+    case SpikeCause::kOther: break;
+  }
+  return fmt::format("sampling took {}, bookkeeping {}, and {} went by between tokens",
+                     format_duration_ns(token.causes[Cause::kSample]),
+                     format_duration_ns(token.causes[Cause::kCache]),
+                     format_duration_ns(token.causes[Cause::kOther]));
+}
+
+// "token 812: 340 ms, layer 31, 3 misses on nvme1, 290 ms waiting at queue depth 4; …"
+std::string sentence_of(uint32_t index, SpikeCause cause, const TokenRecord& token,
+                        const Typical& typical, std::span<const std::string> drives) {
+  std::string text = fmt::format("token {}: {}", index, format_duration_ns(token.wall_ns));
+  const LayerRecord& layer = token.trace.waiting;
+  if (is_drive_cause(cause)) {
+    text +=
+        fmt::format(", layer {}, {}, {} waiting at queue depth {}", layer.layer,
+                    misses_text(layer, drives), format_duration_ns(layer.wait_ns), layer.depth_max);
+  } else if (token.trace.slowest_layer != kNoLayer) {
+    text += fmt::format(", layer {} slowest with {}", token.trace.slowest_layer,
+                        format_duration_ns(token.trace.slowest_layer_ns));
+  }
+  return text + "; " + reason_text(cause, token, typical);
+}
+
+void add_to_class(std::vector<SpikeClass>& classes, SpikeCause cause, Remedy remedy,
+                  int64_t excess_ns) {
+  const auto same = [&](const SpikeClass& c) { return c.cause == cause && c.remedy == remedy; };
+  auto found = std::find_if(classes.begin(), classes.end(), same);
+  if (found == classes.end())
+    found = classes.insert(classes.end(), SpikeClass{cause, remedy, 0, 0});
+  ++found->tokens;
+  found->excess_ns += excess_ns;
+}
+
+}  // namespace
+
+std::string_view spike_cause_name(SpikeCause cause) {
+  return kCauseNames[static_cast<size_t>(cause)];
+}
+
+std::string_view remedy_name(Remedy remedy) { return kRemedyNames[static_cast<size_t>(remedy)]; }
+
+SpikeReport explain_spikes(std::span<const TokenRecord> tokens, size_t n,
+                           std::span<const std::string> drives) {
+  const Typical typical = typical_of(tokens);
+  SpikeReport report;
+  report.median_ns = typical.wall_ns;
+  for (uint32_t i = 0; i < tokens.size(); ++i) {
+    const TokenRecord& token = tokens[i];
+    if (static_cast<double>(token.wall_ns) < kSlowRatio * static_cast<double>(typical.wall_ns))
+      continue;
+    const SpikeCause cause = cause_of(token, typical);
+    const Remedy remedy = remedy_for(cause, token);
+    const int64_t excess_ns = token.wall_ns - typical.wall_ns;
+    add_to_class(report.classes, cause, remedy, excess_ns);
+    report.slowest.push_back(
+        {i, token.wall_ns, excess_ns, layer_of(cause, token), cause, remedy, {}});
+  }
+  std::stable_sort(report.slowest.begin(), report.slowest.end(),
+                   [](const Spike& a, const Spike& b) { return a.wall_ns > b.wall_ns; });
+  if (report.slowest.size() > n) report.slowest.resize(n);
+  for (Spike& spike : report.slowest)
+    spike.sentence = sentence_of(spike.token, spike.cause, tokens[spike.token], typical, drives);
+  std::stable_sort(
+      report.classes.begin(), report.classes.end(),
+      [](const SpikeClass& a, const SpikeClass& b) { return a.excess_ns > b.excess_ns; });
+  return report;
+}
+
+}  // namespace offstage

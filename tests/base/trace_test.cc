@@ -1,0 +1,136 @@
+#include "base/trace.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "base/process_load.h"
+#include "base/rng.h"
+
+namespace offstage {
+namespace {
+
+ReadRecord read_of(uint32_t expert, int64_t started, int64_t issued, int64_t completed,
+                   uint8_t drive = 0) {
+  ReadRecord read;
+  read.expert = expert;
+  read.drive = drive;
+  read.bytes = 4096;
+  read.started_ns = started;
+  read.issued_ns = issued;
+  read.last_issued_ns = issued;
+  read.completed_ns = completed;
+  return read;
+}
+
+TEST(BusyTimeTest, IsTheLengthOfTheUnion) {
+  for (uint64_t seed = 1; seed <= 50; ++seed) {
+    Rng rng(seed);
+    BusyTime busy;
+    std::set<int64_t> covered;
+    int64_t now = 0;
+    for (int i = 0; i < 300; ++i) {
+      now += static_cast<int64_t>(rng.below(12));
+      const int64_t begin = std::max<int64_t>(0, now - static_cast<int64_t>(rng.below(30)));
+      const int64_t end = now + static_cast<int64_t>(rng.below(6));
+      busy.add(begin, end);
+      for (int64_t t = begin; t < end; ++t) covered.insert(t);
+    }
+    EXPECT_EQ(busy.total_ns(), static_cast<int64_t>(covered.size())) << "seed " << seed;
+  }
+}
+
+TEST(BusyTimeTest, LongRunsOfGapsAreCountedOnce) {
+  BusyTime busy;
+  for (int64_t i = 0; i < 1000; ++i) busy.add(10 * i, 10 * i + 3);
+  EXPECT_EQ(busy.total_ns(), 3000);
+  busy.add(9990, 10000);  // 3 of it are known
+  EXPECT_EQ(busy.total_ns(), 3007);
+}
+
+TEST(TraceTest, NamesTheLayerThatWaitedLongestAndItsLongestRead) {
+  ManualClock clock;
+  CauseTimer timer(clock);
+  Trace trace({.first_moe_layer = 1, .drive_of_file = {0, 1}}, timer);
+  trace.take(0);
+  trace.begin_layer(3, 1000);
+  trace.missed(1);
+  trace.waited(50, 2, nullptr);
+  trace.begin_layer(4, 2000);
+  trace.missed(0);
+  trace.missed(1);
+  trace.missed(1);
+  const ReadRecord first = read_of(7, 0, 10, 60, 1), second = read_of(9, 5, 15, 400, 1);
+  trace.arrived(first, 6);
+  trace.delivered(first.drive, first.bytes, first.issued_ns, first.completed_ns);
+  trace.waited(40, 5, &first);
+  trace.arrived(second, 4);
+  trace.delivered(second.drive, second.bytes, second.issued_ns, second.completed_ns);
+  trace.waited(300, 4, &second);
+  trace.begin_layer(5, 2500);
+  trace.end_layers(4000);
+  const TokenTrace token = trace.take(1);
+  EXPECT_EQ(token.waiting.layer, 4u);
+  EXPECT_EQ(token.waiting.token, 0u);
+  EXPECT_EQ(token.waiting.wait_ns, 340);
+  EXPECT_EQ(token.waiting.wall_ns, 500);
+  EXPECT_EQ(token.waiting.depth_max, 5u);
+  EXPECT_EQ(token.waiting.all_misses(), 3u);
+  EXPECT_EQ(token.waiting.misses[1], 2u);
+  EXPECT_EQ(token.waiting.longest.expert, 9u);
+  EXPECT_EQ(token.waiting.longest_ns, 300);
+  EXPECT_EQ(token.waiting.longest.queued_ns(), 10);
+  EXPECT_EQ(token.waiting.longest.service_ns(), 385);
+  EXPECT_EQ(token.slowest_layer, 5u);
+  EXPECT_EQ(token.slowest_layer_ns, 1500);
+  EXPECT_EQ(token.depth_max, 6u);
+  EXPECT_EQ(token.drive_bytes[1], 8192u);
+  EXPECT_EQ(trace.drive_busy_ns(1), 390);  // from 10 to 400
+  EXPECT_EQ(trace.drive_bytes(0), 0u);
+  EXPECT_EQ(trace.layers().size(), 0u);  // level: token
+  EXPECT_EQ(trace.take(2).waiting.layer, kNoLayer);
+}
+
+TEST(TraceTest, DeeperLevelsKeepTheLastLayersAndReads) {
+  ManualClock clock;
+  CauseTimer timer(clock);
+  Trace trace({.level = RecordLevel::kRead, .layers_max = 3, .reads_max = 2}, timer);
+  trace.take(0);
+  for (uint32_t layer = 0; layer < 4; ++layer) {
+    trace.begin_layer(layer, timer.enter(Cause::kAttention));
+    clock.advance_ns(100);
+    timer.enter(Cause::kWaitDrive);
+    clock.advance_ns(10 * layer);
+    trace.arrived(read_of(layer, 0, 1, 2), 1);
+  }
+  trace.end_layers(timer.enter(Cause::kOutput));
+  ASSERT_EQ(trace.layers().size(), 3u);
+  EXPECT_EQ(trace.layers().dropped(), 1u);
+  const LayerSample& last = trace.layers()[2];
+  EXPECT_EQ(last.record.layer, 3u);
+  EXPECT_EQ(last.causes[Cause::kAttention], 100);
+  EXPECT_EQ(last.causes[Cause::kWaitDrive], 30);
+  EXPECT_EQ(last.record.wall_ns, last.causes.total_ns());
+  ASSERT_EQ(trace.reads().size(), 2u);
+  EXPECT_EQ(trace.reads()[0].expert, 2u);
+  EXPECT_EQ(trace.reads()[1].expert, 3u);
+}
+
+TEST(ProcessLoadTest, KnowsBothSpellingsOfThrottling) {
+  EXPECT_EQ(throttled_ns_in("nr_throttled 3\nthrottled_time 1234\n"), 1234);
+  EXPECT_EQ(throttled_ns_in("usage_usec 9\nthrottled_usec 12\nburst_usec 0\n"), 12000);
+  EXPECT_EQ(throttled_ns_in("usage_usec 9\n"), 0);
+}
+
+TEST(ProcessLoadTest, CpuTimeGrowsWithWork) {
+  Notices notices;
+  const LoadProbe probe(notices);
+  const ProcessLoad before = probe.read();
+  volatile uint64_t sum = 0;
+  for (int i = 0; i < 2'000'000; ++i) sum = sum + static_cast<uint64_t>(i);
+  EXPECT_GT((probe.read() - before).cpu_ns, 100'000);
+  EXPECT_EQ(notices.list().size(), probe.sees_throttling() ? 0u : 1u);
+}
+
+}  // namespace
+}  // namespace offstage

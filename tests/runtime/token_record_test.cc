@@ -1,0 +1,138 @@
+// A token's record against what is known to have happened: whole, gapless, and naming an injected
+// late read by token, layer and expert.
+#include "runtime/token_record.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "io/fault.h"
+#include "runtime/spikes.h"
+#include "tests/runtime/runtime_fixture.h"
+
+namespace offstage {
+namespace {
+
+constexpr int64_t kDelayNs = 200'000'000;
+const std::vector<TokenId> kPrompt = {5};
+const std::vector<TokenId> kThen = {9, 2, 7, 11, 3, 30, 31, 32, 8, 4, 60, 61, 40, 41, 42, 90};
+
+GenerationRecord feed(Runtime& runtime, std::span<const TokenId> then) {
+  Session session(runtime, SequenceId(0));
+  auto record = session.feed(kPrompt, then, {});
+  if (!record) ADD_FAILURE() << record.error().message;
+  return record ? std::move(*record) : GenerationRecord();
+}
+
+RuntimeOptions options_with(const std::string& faults) {
+  RuntimeOptions options = test_options(model_file("qwen3moe-s1.gguf"));
+  options.prefetch = Prefetch::kOff;  // reads in the same order every time
+  options.warm_start = false;
+  options.record = RecordLevel::kRead;
+  options.io_fault = faults;
+  return options;
+}
+
+TEST(TokenRecordTest, EveryNanosecondAndEveryCallIsInOneRecord) {
+  const auto model = open_model(options_with(""));
+  ASSERT_NE(model, nullptr);
+  const GenerationRecord record = feed(*model->runtime, kThen);
+  ASSERT_EQ(record.tokens.size(), kThen.size());
+  const ModelSpec& spec = model->runtime->spec();
+  int64_t end_ns = record.prefill.began_ns + record.prefill.wall_ns;
+  uint64_t drive_bytes = record.prefill.trace.drive_bytes[0];
+  uint64_t bytes_read = record.prefill.bytes_read;
+  for (size_t i = 0; i < record.tokens.size(); ++i) {
+    const TokenRecord& token = record.tokens[i];
+    EXPECT_EQ(token.began_ns, end_ns) << i;
+    EXPECT_EQ(token.wall_ns, token.causes.total_ns()) << i;
+    EXPECT_EQ(token.ram_hits + token.drive_reads, spec.n_moe_layers() * spec.router.n_used) << i;
+    EXPECT_EQ(token.trace.reads, token.drive_reads * kExpertMatrices) << i;
+    EXPECT_GT(token.load.cpu_ns, 0) << i;
+    EXPECT_LT(token.trace.slowest_layer, spec.n_layers) << i;
+    EXPECT_LE(token.trace.waiting.wait_ns, token.causes[Cause::kWaitDrive]) << i;
+    end_ns += token.wall_ns;
+    drive_bytes += token.trace.drive_bytes[0];
+    bytes_read += token.bytes_read;
+  }
+  EXPECT_EQ(drive_bytes, bytes_read);  // no read was cut short, and none is left
+}
+
+TEST(TokenRecordTest, LayersAndReadsAddUpToTheToken) {
+  const auto model = open_model(options_with(""));
+  ASSERT_NE(model, nullptr);
+  const GenerationRecord record = feed(*model->runtime, kThen);
+  const Trace& trace = model->runtime->trace();
+  std::vector<int64_t> wait_ns(kThen.size(), 0), experts_ns(kThen.size(), 0);
+  std::vector<uint32_t> layers(kThen.size(), 0), reads(kThen.size(), 0);
+  for (size_t i = 0; i < trace.layers().size(); ++i) {
+    const LayerSample& sample = trace.layers()[i];
+    if (sample.record.token == kPromptToken) continue;
+    ASSERT_LT(sample.record.token, kThen.size());
+    EXPECT_EQ(sample.record.layer, layers[sample.record.token]++);
+    EXPECT_EQ(sample.record.wall_ns, sample.causes.total_ns());
+    wait_ns[sample.record.token] += sample.causes[Cause::kWaitDrive];
+    experts_ns[sample.record.token] += sample.causes[Cause::kExperts];
+    EXPECT_EQ(sample.record.wait_ns, sample.causes[Cause::kWaitDrive]);
+  }
+  for (size_t i = 0; i < trace.reads().size(); ++i)
+    if (trace.reads()[i].token != kPromptToken) ++reads[trace.reads()[i].token];
+  for (size_t i = 0; i < kThen.size(); ++i) {
+    EXPECT_EQ(layers[i], model->runtime->spec().n_layers) << i;
+    EXPECT_EQ(wait_ns[i], record.tokens[i].causes[Cause::kWaitDrive]) << i;
+    EXPECT_EQ(experts_ns[i], record.tokens[i].causes[Cause::kExperts]) << i;
+    EXPECT_EQ(reads[i], record.tokens[i].trace.reads) << i;
+  }
+}
+
+// How many requests the drive had when two tokens were done: the next one is made late.
+TEST(TokenRecordTest, ALateReadIsNamed) {
+  constexpr size_t kBefore = 2;
+  uint64_t n_requests = 0;
+  {
+    const auto counting = open_model(options_with("nth=1000000000,delay=1ms"));
+    ASSERT_NE(counting, nullptr);
+    feed(*counting->runtime, std::span(kThen).first(kBefore));
+    n_requests = dynamic_cast<FaultEngine&>(counting->runtime->io()).fault_counters().requests;
+  }
+  const auto model =
+      open_model(options_with(fmt::format("nth={},delay={}ns", n_requests + 1, kDelayNs)));
+  ASSERT_NE(model, nullptr);
+  const GenerationRecord record = feed(*model->runtime, kThen);
+  size_t late = kBefore;
+  while (late < record.tokens.size() && record.tokens[late].drive_reads == 0) ++late;
+  ASSERT_LT(late, record.tokens.size());
+
+  const Trace& trace = model->runtime->trace();
+  const ReadRecord* late_read = nullptr;
+  for (size_t i = 0; i < trace.reads().size(); ++i)
+    if (trace.reads()[i].token == late && trace.reads()[i].service_ns() >= kDelayNs)
+      late_read = &trace.reads()[i];
+  ASSERT_NE(late_read, nullptr);
+  const TokenRecord& token = record.tokens[late];
+  EXPECT_GE(token.wall_ns, kDelayNs);
+  EXPECT_GT(token.causes[Cause::kWaitDrive], 0);
+  // On a machine so busy that the read wasn't waited for, there is no spike to explain.
+  if (2 * token.trace.waiting.longest_ns < kDelayNs) GTEST_SKIP() << "the machine was slower";
+  EXPECT_EQ(token.trace.waiting.layer, late_read->layer);
+  EXPECT_EQ(token.trace.waiting.longest.expert, late_read->expert);
+  const SpikeReport report =
+      explain_spikes(record.tokens, record.tokens.size(), model->runtime->drive_names());
+  const auto spike = std::find_if(report.slowest.begin(), report.slowest.end(),
+                                  [&](const Spike& s) { return s.token == late; });
+  ASSERT_NE(spike, report.slowest.end());
+  EXPECT_EQ(spike->cause, SpikeCause::kLateRead) << spike->sentence;
+  EXPECT_EQ(spike->layer, late_read->layer);
+}
+
+TEST(TokenRecordTest, FeedRefusesWhatDoesNotFit) {
+  const auto model = open_model(options_with(""));
+  ASSERT_NE(model, nullptr);
+  Session session(*model->runtime, SequenceId(0));
+  EXPECT_EQ(session.feed({}, kThen, {}).error().code, ErrorCode::kInvalidArgument);
+  const std::vector<TokenId> many(256, 1);
+  EXPECT_EQ(session.feed(kPrompt, many, {}).error().code, ErrorCode::kBudget);
+}
+
+}  // namespace
+}  // namespace offstage
