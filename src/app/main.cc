@@ -40,6 +40,7 @@ int main(int argc, char** argv) {
   offstage::add_tokenize_command(app, command);
   offstage::add_eval_command(app, command);
   offstage::add_trace_command(app, command);
+  offstage::add_bench_command(app, command);
   try {
     app.parse(rewrite_spellings(argc, argv));
   } catch (const CLI::ParseError& error) {

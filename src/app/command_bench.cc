@@ -1,0 +1,212 @@
+// offstage bench: prompt and generation speed, latency between tokens, and why the slow ones were.
+#include <algorithm>
+#include <cstdio>
+#include <fstream>
+#include <memory>
+#include <optional>
+
+#include "app/bench_compare.h"
+#include "app/bench_report.h"
+#include "app/bench_run.h"
+#include "app/command.h"
+#include "app/model_flags.h"
+#include "app/open_runtime.h"
+#include "app/run_report.h"
+#include "app/terminal.h"
+#include "app/timeline.h"
+
+namespace offstage {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+struct BenchFlags {
+  ModelFlags model;
+  std::vector<std::string> ram = {""}, vram;
+  std::vector<uint32_t> threads = {0}, n_prompt = {512}, n_gen = {128};
+  uint32_t repetitions = 5;
+  uint64_t seed = 1;
+  std::string output = "md", text_file, csv_file, timeline_file;
+  std::vector<std::string> compare;
+  bool cold = false, no_warmup = false, json = false;
+  CLI::Option* context_option = nullptr;
+
+  std::vector<BenchTest> tests() const {
+    std::vector<BenchTest> tests;
+    for (const uint32_t n : n_prompt)
+      if (n != 0) tests.push_back({n, 0});
+    for (const uint32_t n : n_gen)
+      if (n != 0) tests.push_back({0, n});
+    return tests;
+  }
+};
+
+Result<BenchTokens> bench_tokens(const Runtime& runtime, const BenchFlags& flags) {
+  BenchTokens tokens;
+  tokens.seed = flags.seed;
+  tokens.n_vocab = static_cast<uint32_t>(runtime.tokenizer().vocabulary_size());
+  if (flags.text_file.empty()) return tokens;
+  OFFSTAGE_TRY(const std::string text, read_text_file(flags.text_file));
+  tokens.text = runtime.tokenizer().encode(text, {true, false});
+  if (tokens.text.empty())
+    return make_error(ErrorCode::kInvalidArgument, "{}: no text", flags.text_file);
+  return tokens;
+}
+
+std::string text_of(const BenchFlags& flags) {
+  return flags.text_file.empty() ? fmt::format("random, seed {}", flags.seed) : flags.text_file;
+}
+
+// A runtime for one memory and thread count of the sweep; `cold` opens another for every
+// repetition.
+class Bench {
+ public:
+  Bench(const BenchFlags& flags, ModelFlags model, std::vector<Json>& rows)
+      : flags_(flags), model_(std::move(model)), rows_(rows) {}
+
+  Status run(const std::atomic<bool>& interrupted) {
+    for (const BenchTest& test : flags_.tests()) {
+      BenchResult result;
+      result.test = test;
+      result.ram = model_.ram.empty() ? "default" : model_.ram;
+      result.tokens_json = Json::array();
+      OFFSTAGE_TRY_VOID(open());
+      OFFSTAGE_TRY(const BenchTokens tokens, bench_tokens(*runtime_, flags_));
+      if (!flags_.cold && !flags_.no_warmup) {
+        BenchResult warmup = result;
+        OFFSTAGE_TRY_VOID(run_once(*runtime_, tokens, interrupted, warmup));
+      }
+      for (uint32_t r = 0; r < flags_.repetitions; ++r) {
+        if (flags_.cold && r != 0) {
+          runtime_.reset();
+          OFFSTAGE_TRY_VOID(open());
+        }
+        OFFSTAGE_TRY_VOID(run_once(*runtime_, tokens, interrupted, result));
+      }
+      if (!flags_.timeline_file.empty())
+        OFFSTAGE_TRY_VOID(write_timeline(flags_.timeline_file, result.prompts.back(),
+                                         std::span(result.tokens).last(test.n_gen), *runtime_));
+      result.ceilings = measure_ceilings(*runtime_);
+      OFFSTAGE_TRY_VOID(runtime_->save_index(*notices_));
+      rows_.push_back(bench_json(*runtime_, result, text_of(flags_), flags_.cold, *notices_));
+      if (flags_.cold) runtime_.reset();
+    }
+    return {};
+  }
+
+ private:
+  Status open() {
+    if (runtime_) return {};
+    notices_.emplace();
+    if (!flags_.vram.empty())
+      notices_->add("vram", "--vram has no effect: this version computes on the CPU");
+    OFFSTAGE_TRY(runtime_, open_runtime(model_, *notices_));
+    return {};
+  }
+
+  const BenchFlags& flags_;
+  ModelFlags model_;
+  std::vector<Json>& rows_;
+  std::optional<Notices> notices_;  // of the runtime, which refers to them
+  std::unique_ptr<Runtime> runtime_;
+};
+
+void print_rows(const BenchFlags& flags, const std::vector<Json>& rows) {
+  if (flags.json) {
+    print_json({{"schema", kBenchSchema}, {"results", rows}});
+  } else if (flags.output == "json") {
+    print_json(Json(rows));
+  } else if (flags.output == "jsonl") {
+    for (const Json& row : rows) print_json(row);
+  } else {
+    fmt::print("{}", flags.output == "csv" ? bench_csv(rows) : bench_markdown(rows));
+  }
+  std::fflush(stdout);
+}
+
+Status write_file(const std::string& path, const std::string& text) {
+  std::ofstream file(path, std::ios::binary);
+  file << text;
+  file.close();
+  if (!file) return make_error(ErrorCode::kIo, "{}: cannot write {} bytes", path, text.size());
+  return {};
+}
+
+Result<int> bench(BenchFlags flags) {
+  if (!flags.compare.empty()) {
+    OFFSTAGE_TRY(const std::string text, compare_benches(flags.compare[0], flags.compare[1]));
+    fmt::print("{}", text);
+    return kExitOk;
+  }
+  const std::vector<BenchTest> tests = flags.tests();
+  if (tests.empty()) return make_error(ErrorCode::kInvalidArgument, "-p 0 and -n 0: no test");
+  uint32_t positions = 0;
+  for (const BenchTest& test : tests) positions = std::max(positions, test.positions());
+  if (flags.context_option->count() == 0) flags.model.context = positions;
+  if (!flags.timeline_file.empty()) flags.model.record = "read";
+  if (flags.cold) flags.model.no_warm_start = true;
+
+  const std::atomic<bool>& interrupted = install_interrupt_flag();
+  std::vector<Json> rows;
+  Status status;
+  for (const std::string& ram : flags.ram) {
+    for (const uint32_t threads : flags.threads) {
+      if (!status) break;
+      flags.model.ram = ram;
+      flags.model.threads = threads;
+      status = Bench(flags, flags.model, rows).run(interrupted);
+    }
+  }
+  if (status || !rows.empty()) print_rows(flags, rows);  // what was measured before an error too
+  if (status && !flags.csv_file.empty()) status = write_file(flags.csv_file, tokens_csv(rows));
+  OFFSTAGE_TRY_VOID(std::move(status));
+  return kExitOk;
+}
+
+}  // namespace
+
+void add_bench_command(CLI::App& app, Command& chosen) {
+  auto flags = std::make_shared<BenchFlags>();
+  CLI::App* command =
+      app.add_subcommand("bench", "speed, latency between tokens, and the cause of the slow ones");
+  flags->model.add_to(*command);
+  flags->context_option = command->get_option("--ctx-size");
+  // Lists here: a sweep over all of them.
+  command->remove_option(command->get_option("--ram"));
+  command->remove_option(command->get_option("--threads"));
+  command->add_option("--ram", flags->ram, "host memory, or a list of it: 2G,4G")->delimiter(',');
+  command->add_option("--vram", flags->vram, "not used: this version computes on the CPU")
+      ->delimiter(',');
+  command->add_option("-t,--threads", flags->threads, "compute threads, or a list")
+      ->check(CLI::Range(0u, 1024u))
+      ->delimiter(',');
+  command->add_option("-p,--n-prompt", flags->n_prompt, "prompt lengths; 0: none")
+      ->check(CLI::Range(0u, 1u << 24))
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_option("-n,--n-gen", flags->n_gen, "tokens one by one; 0: none")
+      ->check(CLI::Range(0u, 1u << 24))
+      ->delimiter(',')
+      ->capture_default_str();
+  command->add_option("-r,--repetitions", flags->repetitions, "of each test")
+      ->check(CLI::Range(1u, 1u << 20))
+      ->capture_default_str();
+  command->add_option("-o,--output", flags->output, "md, csv, json or jsonl")
+      ->check(CLI::IsMember({"md", "csv", "json", "jsonl"}))
+      ->capture_default_str();
+  command->add_flag("--json", flags->json, "one object with all results");
+  command->add_option("-f,--file", flags->text_file, "a text to read (default: random tokens)");
+  command->add_option("-s,--seed", flags->seed, "of the random tokens")->capture_default_str();
+  command->add_option("--csv", flags->csv_file, "write a line per token to this file");
+  command->add_option("--timeline", flags->timeline_file,
+                      "write the last repetition for Perfetto to this file");
+  command->add_flag("--cold", flags->cold,
+                    "start anew for every repetition (default: experts stay as the run before left "
+                    "them, after one that isn't counted)");
+  command->add_flag("--no-warmup", flags->no_warmup, "without the run that isn't counted");
+  command->add_option("--compare", flags->compare, "two results of -o json: which is faster?")
+      ->expected(2);
+  command->callback([flags, &chosen] { chosen = [flags] { return bench(*flags); }; });
+}
+
+}  // namespace offstage
