@@ -24,6 +24,7 @@ void add_inspect_command(CLI::App& app, Command& chosen);
 void add_tokenize_command(CLI::App& app, Command& chosen);
 void add_eval_command(CLI::App& app, Command& chosen);
 void add_trace_command(CLI::App& app, Command& chosen);
+void add_trace_record_command(CLI::App& trace, Command& chosen);  // a part of it
 void add_bench_command(CLI::App& app, Command& chosen);
 
 }  // namespace offstage

@@ -24,7 +24,7 @@ struct RunFlags {
   ModelFlags model;
   ChatFlags chat;
   SamplerOptions sampler;
-  std::string prompt, prompt_file, timeline_file;
+  std::string prompt, prompt_file, timeline_file, record_routing;
   int64_t seed = -1;
   int32_t n_predict = 128;
   bool ignore_eos = false, json = false, verbose_tokens = false, parse_special = true;
@@ -193,10 +193,13 @@ Result<int> run(RunFlags flags) {
     if (!flags.interactive()) fmt::print(stderr, "chat     {}\n", chat->description);
   }
   const size_t said = notices.list().size();
+  if (!flags.record_routing.empty())
+    OFFSTAGE_TRY_VOID(runtime->record_routes(flags.record_routing));
   Sampler sampler(flags.sampler, runtime->spec().n_vocab);
   auto code = flags.interactive() ? run_chat(*runtime, flags, sampler, *chat)
                                   : run_prompt(*runtime, flags, sampler, notices, chat);
   printer.skip(said);
+  OFFSTAGE_TRY_VOID(runtime->close_route_record());
   const Status saved = runtime->save_index(notices);
   printer.print();
   OFFSTAGE_TRY_VOID(saved);
@@ -235,6 +238,8 @@ void add_run_command(CLI::App& app, Command& chosen) {
       ->add_option("--repeat-last-n", flags->sampler.repeat_last_n,
                    "tokens the penalty looks back at (-1: all)")
       ->capture_default_str();
+  command->add_option("--record-routing", flags->record_routing,
+                      "write a trace of the experts that every token called");
   command->add_flag("--ignore-eos", flags->ignore_eos, "go on past the end of generation");
   command->add_flag("--json", flags->json, "one JSON object on stdout instead of the text");
   command->add_flag("--verbose-tokens", flags->verbose_tokens,

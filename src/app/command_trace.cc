@@ -138,8 +138,9 @@ void add_json_flag(CLI::App& command, TraceFlags& flags) {
 }  // namespace
 
 void add_trace_command(CLI::App& app, Command& chosen) {
-  CLI::App* trace = app.add_subcommand("trace", "routing traces: import, stats, replay");
+  CLI::App* trace = app.add_subcommand("trace", "routing traces: record, import, stats, replay");
   trace->require_subcommand(1);
+  add_trace_record_command(*trace, chosen);
   add_part(*trace, "import", "a .npz archive as a trace of ours", chosen, trace_import,
            [](CLI::App& command, TraceFlags& flags) {
              command.add_option("-o,--output", flags.out, "file to write")->required();

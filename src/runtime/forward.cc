@@ -40,6 +40,7 @@ Status Forward::run(std::span<const Row> rows, Phase phase, const LogitsSink& si
   OFFSTAGE_TRY_VOID(check_rows(rows));
   const CauseScope scope(parts_.timer, Cause::kAttention);
   const auto n_rows = static_cast<uint32_t>(rows.size());
+  if (recorder_ != nullptr) recorder_->begin_forward(rows, phase == Phase::kPrefill);
   embed(rows);
   look_ahead(0, n_rows, phase);
   for (uint32_t layer = 0; layer < parts_.spec.n_layers; ++layer) {
@@ -47,7 +48,9 @@ Status Forward::run(std::span<const Row> rows, Phase phase, const LogitsSink& si
     attention_block(layer, rows);
     OFFSTAGE_TRY_VOID(ffn_block(layer, n_rows, phase));
   }
-  parts_.trace.end_layers(parts_.timer.enter(Cause::kOutput));
+  parts_.trace.end_layers(parts_.timer.enter(Cause::kOther));
+  if (recorder_ != nullptr) OFFSTAGE_TRY_VOID(recorder_->end_forward());
+  parts_.timer.enter(Cause::kOutput);
   output(rows, sink);
   return {};
 }
@@ -106,6 +109,7 @@ Status Forward::ffn_block(uint32_t layer, uint32_t n_rows, Phase phase) {
     const LayerIndex moe_layer(layer - spec.n_dense_layers);
     const Routing& routing = moe_.call(moe_layer, weights, s_.normed, n_rows, phase);
     parts_.lookahead.learn(moe_layer, routing.calls);
+    show(moe_layer, routing);
     look_ahead(layer + 1, n_rows, phase);
     return moe_.compute(weights, s_.normed, n_rows, s_.x);
   }
@@ -124,6 +128,12 @@ void Forward::look_ahead(uint32_t layer, uint32_t n_rows, Phase phase) {
   const LayerIndex moe_layer(layer - spec.n_dense_layers);
   if (parts_.lookahead.wants(moe_layer, n_rows))
     parts_.lookahead.guess(moe_layer, parts_.weights.layers[layer], s_.x, n_rows);
+}
+
+// To those who watch; the experts' reads fly meanwhile.
+void Forward::show(LayerIndex layer, const Routing& routing) {
+  if (recorder_ != nullptr) recorder_->add_layer(layer, routing);
+  if (gate_accuracy_ != nullptr) gate_accuracy_->at_layer(layer, routing, s_.x);
 }
 
 // Logits for the rows that want them, kLogitRows at a time.

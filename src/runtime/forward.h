@@ -16,10 +16,12 @@
 #include "runtime/attention_mla.h"
 #include "runtime/compute.h"
 #include "runtime/ffn_block.h"
+#include "runtime/gate_accuracy.h"
 #include "runtime/kv_cache.h"
 #include "runtime/lookahead.h"
 #include "runtime/moe_block.h"
 #include "runtime/rotary.h"
+#include "runtime/route_recorder.h"
 #include "runtime/scratch.h"
 #include "runtime/weights.h"
 
@@ -51,6 +53,10 @@ class Forward {
   // the rows' KV is undefined; the sequences concerned must be released.
   Status run(std::span<const Row> rows, Phase phase, const LogitsSink& sink);
 
+  // Whoever watches the routing from now on; nullptr: nobody. They never change a result.
+  void set_recorder(RouteRecorder* recorder) { recorder_ = recorder; }
+  void set_gate_accuracy(GateAccuracy* gate_accuracy) { gate_accuracy_ = gate_accuracy; }
+
   uint32_t rows_max() const { return parts_.rows_max; }
 
  private:
@@ -61,6 +67,7 @@ class Forward {
   void attention_block(uint32_t layer, std::span<const Row> rows);
   Status ffn_block(uint32_t layer, uint32_t n_rows, Phase phase);
   void look_ahead(uint32_t layer, uint32_t n_rows, Phase phase);
+  void show(LayerIndex layer, const Routing& routing);
   void output(std::span<const Row> rows, const LogitsSink& sink);
 
   Parts parts_;
@@ -69,6 +76,8 @@ class Forward {
   Attention attention_;
   FfnBlock dense_;
   MoeBlock moe_;
+  RouteRecorder* recorder_ = nullptr;
+  GateAccuracy* gate_accuracy_ = nullptr;
 };
 
 }  // namespace offstage

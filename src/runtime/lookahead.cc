@@ -23,17 +23,10 @@ void RecentRate::add(bool hit) {
 Lookahead::Lookahead(const ModelSpec& spec, const Compute& compute, RamTier& tier,
                      CauseTimer& timer, Prefetch prefetch)
     : spec_(spec),
-      compute_(compute),
       tier_(tier),
       timer_(timer),
       prefetch_(prefetch),
-      router_(spec.router, compute.kernels(), kRowsMax),
-      normed_(size_t{kRowsMax} * spec.hidden),
-      logits_(size_t{kRowsMax} * spec.router.n_experts),
-      forms_(ActivationCache::memory_bytes(kRowsMax, spec.hidden) + 64),
-      input_(reinterpret_cast<std::byte*>(
-                 round_up(reinterpret_cast<uintptr_t>(forms_.data()), uintptr_t{64})),
-             kRowsMax, spec.hidden),
+      gate_(spec, compute, kRowsMax),
       layers_(spec.n_layers - spec.n_dense_layers),
       ranks_(layers_.size() * spec.router.n_used),
       skipped_(layers_.size(), 0),
@@ -56,10 +49,7 @@ bool Lookahead::wants(LayerIndex layer, uint32_t n_rows) {
 void Lookahead::guess(LayerIndex layer, const LayerWeights& weights, const float* x,
                       uint32_t n_rows) {
   const CauseScope scope(timer_, Cause::kLookahead);
-  compute_.norm({weights.ffn_norm, weights.ffn_norm_bias, spec_.norm_eps}, x, n_rows, spec_.hidden,
-                normed_.data());
-  input_.reset(normed_.data(), n_rows);
-  const Routing& routing = router_.route(weights, compute_, input_, n_rows, logits_.data());
+  const Routing& routing = gate_.route(weights, x, n_rows);
 
   open_layer_ = layer;
   open_.clear();

@@ -12,7 +12,6 @@
 // result.
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -21,8 +20,8 @@
 #include "cache/ram_tier.h"
 #include "model/spec.h"
 #include "runtime/compute.h"
+#include "runtime/gate_guess.h"
 #include "runtime/options.h"
-#include "runtime/router.h"
 #include "runtime/weights.h"
 
 namespace offstage {
@@ -80,14 +79,10 @@ class Lookahead {
   bool worth_reading(LayerIndex layer, uint32_t rank) const;
 
   const ModelSpec& spec_;
-  const Compute& compute_;
   RamTier& tier_;
   CauseTimer& timer_;
   Prefetch prefetch_;
-  Router router_;
-  std::vector<float> normed_, logits_;  // [kRowsMax][hidden], [kRowsMax][n_experts]
-  std::vector<std::byte> forms_;
-  ActivationCache input_;
+  GateGuess gate_;
 
   std::vector<LayerForesight> layers_;
   std::vector<RecentRate> ranks_;   // [layer][n_used]: those not resident, by place in the guess

@@ -129,6 +129,25 @@ Status Runtime::open_drive(HostArena& dense_arena, Notices& notices) {
   return {};
 }
 
+Status Runtime::record_routes(const std::string& path) {
+  const RouteShape shape = {spec().n_moe_layers(), spec().router.n_experts, spec().router.n_used};
+  OFFSTAGE_TRY(recorder_, RouteRecorder::create(path, shape, forward_->rows_max()));
+  forward_->set_recorder(recorder_.get());
+  return {};
+}
+
+Status Runtime::close_route_record() {
+  forward_->set_recorder(nullptr);
+  return recorder_ == nullptr ? Status() : recorder_->close();
+}
+
+const GateAccuracy& Runtime::measure_gate() {
+  gate_accuracy_ =
+      std::make_unique<GateAccuracy>(spec(), *compute_, dense_->weights(), forward_->rows_max());
+  forward_->set_gate_accuracy(gate_accuracy_.get());
+  return *gate_accuracy_;
+}
+
 // The newest usage that fits wins by its place: beside the model, then in the cache folder.
 Status Runtime::make_cache_policy(Notices& notices) {
   const uint32_t n_layers = spec().n_moe_layers(), n_experts = spec().router.n_experts;

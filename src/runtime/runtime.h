@@ -90,6 +90,13 @@ class Runtime {
 
   // Writes what this run learned (hashes, use of the experts) beside the model.
   Status save_index(Notices& notices);
+  // From now on every forward's routing goes into a trace at `path`, which is there after the
+  // second call. Errors: the path's, kInvalidArgument for a model without experts.
+  Status record_routes(const std::string& path);
+  Status close_route_record();
+  const RouteRecorder* route_recorder() const { return recorder_.get(); }
+  // From now on the next-layer gate is held against every layer's calls.
+  const GateAccuracy& measure_gate();
   // Tokens of earlier runs whose use of the experts this one began with; 0: a cold start.
   uint64_t warm_start_tokens() const { return warm_start_tokens_; }
 
@@ -131,6 +138,8 @@ class Runtime {
   std::unique_ptr<RamTier> tier_;
   std::unique_ptr<Lookahead> lookahead_;
   std::unique_ptr<Forward> forward_;
+  std::unique_ptr<RouteRecorder> recorder_;
+  std::unique_ptr<GateAccuracy> gate_accuracy_;
 };
 
 }  // namespace offstage
