@@ -1,6 +1,7 @@
 // A request is decided when it comes: refused at once, swallowed, kept back until its delay is
 // over, or passed to the inner engine; what was passed may be altered when its answer comes. Paced
-// answers are kept back until the drive of that speed would have given them.
+// answers are kept back until a drive of that speed, serving its requests in order, would have
+// given them: a token bucket of 1 ms for every drive.
 #include "io/fault.h"
 
 #include <algorithm>
@@ -45,7 +46,8 @@ struct FaultEngine::State {
     int64_t due_ns;
   };
 
-  State(std::unique_ptr<IoEngine> inner_in, FaultPlan plan_in, const Clock& clock_in);
+  State(std::unique_ptr<IoEngine> inner_in, FaultPlan plan_in, const Clock& clock_in,
+        std::vector<uint32_t> drives_in);
   const FaultRule* decide(const ReadRequest& request);
   void accept(const ReadRequest& request, int64_t now_ns);
   void pass_on(uint32_t flight_index);
@@ -71,22 +73,27 @@ struct FaultEngine::State {
   std::vector<LateAnswer> answers;
   std::vector<ReadRequest> batch;
   std::vector<ReadCompletion> completions;
-  int64_t pace_free_ns = 0;  // when the paced drive has done all it was asked
+  const std::vector<uint32_t> drives;  // by file; empty: all are on drive 0
+  std::vector<int64_t> pace_free_ns;   // by drive: when it has done all it was asked
 };
 
 FaultEngine::State::State(std::unique_ptr<IoEngine> inner_in, FaultPlan plan_in,
-                          const Clock& clock_in)
+                          const Clock& clock_in, std::vector<uint32_t> drives_in)
     : inner(std::move(inner_in)),
       plan(std::move(plan_in)),
       clock(clock_in),
-      name(fmt::format("fault({})", inner->name())),
+      name(fmt::format("{}({})",
+                       plan.rules.empty() && plan.pace_bytes_per_s != 0 ? "paced" : "fault",
+                       inner->name())),
       depth(inner->depth()),
       rng(plan.seed),
       rule_seen(plan.rules.size()),
       rule_fired(plan.rules.size()),
       rule_hit(plan.rules.size()),
       flights(depth),
-      completions(depth) {
+      completions(depth),
+      drives(std::move(drives_in)),
+      pace_free_ns(drives.empty() ? 1 : 1 + *std::max_element(drives.begin(), drives.end()), 0) {
   for (uint32_t i = depth; i-- > 0;) free_flights.push_back(i);
   late_requests.reserve(depth);
   answers.reserve(depth);
@@ -128,8 +135,9 @@ void FaultEngine::State::accept(const ReadRequest& request, int64_t now_ns) {
   if (plan.pace_bytes_per_s != 0) {
     const auto service_ns = static_cast<int64_t>(static_cast<double>(request.bytes) * 1e9 /
                                                  static_cast<double>(plan.pace_bytes_per_s));
-    pace_free_ns = std::max(pace_free_ns, now_ns - kPaceBurstNs) + service_ns;
-    flight.paced_ns = pace_free_ns;
+    int64_t& free_ns = pace_free_ns[drives.empty() ? 0 : drives[request.file]];
+    free_ns = std::max(free_ns, now_ns - kPaceBurstNs) + service_ns;
+    flight.paced_ns = free_ns;
   } else {
     flight.paced_ns = 0;
   }
@@ -245,8 +253,10 @@ int64_t FaultEngine::State::next_due_ns() const {
   return next;
 }
 
-FaultEngine::FaultEngine(std::unique_ptr<IoEngine> inner, FaultPlan plan, const Clock& clock)
-    : state_(std::make_unique<State>(std::move(inner), std::move(plan), clock)) {}
+FaultEngine::FaultEngine(std::unique_ptr<IoEngine> inner, FaultPlan plan, const Clock& clock,
+                         std::vector<uint32_t> drives)
+    : state_(std::make_unique<State>(std::move(inner), std::move(plan), clock, std::move(drives))) {
+}
 FaultEngine::~FaultEngine() = default;
 
 std::string_view FaultEngine::name() const { return state_->name; }

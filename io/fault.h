@@ -2,8 +2,8 @@
 //
 // In: an engine and a plan (from text, see parse_fault_plan). Out: the same reads, some of them
 // refused, cut short, late, never answered or altered, the same ones for the same seed and the same
-// order of requests. It also paces: real reads, answered no faster than a drive of a stated speed.
-// For tests, the hidden flag --io-fault and --pace.
+// order of requests. It also paces: real reads, answered no faster than drives of a stated speed
+// would. For tests, the hidden flag --io-fault and --pace.
 #pragma once
 
 #include <cstdint>
@@ -55,7 +55,7 @@ struct FaultRule {
 
 struct FaultPlan {
   uint64_t seed = 1;
-  uint64_t pace_bytes_per_s = 0;  // 0: the drive's own speed
+  uint64_t pace_bytes_per_s = 0;  // of every drive; 0: its own speed
   std::vector<FaultRule> rules;
 };
 
@@ -76,10 +76,12 @@ struct FaultCounters {
 
 class FaultEngine final : public IoEngine {
  public:
-  FaultEngine(std::unique_ptr<IoEngine> inner, FaultPlan plan, const Clock& clock);
+  // `drives`: by file, the drive it lies on (io/drives.h), for the pace; without it all are on one.
+  FaultEngine(std::unique_ptr<IoEngine> inner, FaultPlan plan, const Clock& clock,
+              std::vector<uint32_t> drives = {});
   ~FaultEngine() override;
 
-  std::string_view name() const override;  // "fault(uring)"
+  std::string_view name() const override;  // "fault(uring)"; "paced(uring)" if it only paces
   bool direct_io(uint32_t file) const override;
   uint64_t file_bytes(uint32_t file) const override;
   uint32_t depth() const override;

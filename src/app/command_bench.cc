@@ -170,6 +170,7 @@ void add_bench_command(CLI::App& app, Command& chosen) {
   CLI::App* command =
       app.add_subcommand("bench", "speed, latency between tokens, and the cause of the slow ones");
   flags->model.add_to(*command);
+  flags->model.add_measuring_to(*command);
   flags->context_option = command->get_option("--ctx-size");
   // Lists here: a sweep over all of them.
   command->remove_option(command->get_option("--ram"));

@@ -212,6 +212,7 @@ void add_run_command(CLI::App& app, Command& chosen) {
   auto flags = std::make_shared<RunFlags>();
   CLI::App* command = app.add_subcommand("run", "generate from a prompt, or chat without one");
   flags->model.add_to(*command);
+  flags->model.add_measuring_to(*command);
   flags->chat.add_to(*command);
   flags->prompt_option = command->add_option("-p,--prompt", flags->prompt,
                                              "prompt text, as it stands unless a flag speaks of "

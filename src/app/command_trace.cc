@@ -1,21 +1,26 @@
 // offstage trace: routing traces; what they hold, and what a cache would have hit.
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <memory>
+#include <optional>
 
 #include "app/command.h"
 #include "app/run_report.h"
 #include "app/terminal.h"
+#include "base/units.h"
 #include "cache/replay.h"
 #include "cache/route_npz.h"
 #include "cache/route_stats.h"
+#include "runtime/runtime.h"
 
 namespace offstage {
 namespace {
 
 struct TraceFlags {
-  std::string file, out, policy = "auto", capacity = "25%";
+  std::string file, out, policy = "auto", capacity = "25%", model;
   uint32_t n_experts = 0;
+  uint64_t tokens = UINT64_MAX, skipped = 0;
   bool json = false;
 
   Result<RouteLog> read() const {
@@ -55,31 +60,56 @@ Result<int> trace_import(const TraceFlags& flags) {
   return kExitOk;
 }
 
+// What the misses would have cost a model of the trace's shape.
+Result<uint64_t> bytes_missed_of(const std::string& path, const RouteShape& shape,
+                                 const ReplayResult& result) {
+  OFFSTAGE_TRY(const auto model, ModelFile::open(path));
+  const ModelSpec& spec = model->spec;
+  if (spec.n_moe_layers() != shape.n_layers || spec.router.n_experts != shape.n_experts)
+    return make_error(ErrorCode::kInvalidArgument,
+                      "{}: {} experts x {} layers; the trace has {} x {}", path,
+                      spec.router.n_experts, spec.n_moe_layers(), shape.n_experts, shape.n_layers);
+  return bytes_missed(result, model->expert_layout(), model->file_bytes());
+}
+
+// A number, or a list where layers differ.
+nlohmann::ordered_json kept_json(const std::vector<uint32_t>& kept) {
+  if (std::adjacent_find(kept.begin(), kept.end(), std::not_equal_to<>()) == kept.end())
+    return kept.front();
+  return kept;
+}
+
 Result<int> trace_replay(const TraceFlags& flags) {
   OFFSTAGE_TRY(const RouteLog log, flags.read());
-  OFFSTAGE_TRY(const uint32_t kept, parse_capacity(flags.capacity, log.shape));
+  OFFSTAGE_TRY(const auto kept, parse_capacities(flags.capacity, log.shape));
   std::unique_ptr<EvictionPolicy> policy;
   if (flags.policy == "belady") {
     policy = make_belady_policy(log);
   } else {
-    const PolicyShape shape = {log.shape.n_layers, log.shape.n_experts, log.shape.n_used,
-                               std::vector<uint32_t>(log.shape.n_layers, kept)};
+    const PolicyShape shape = {log.shape.n_layers, log.shape.n_experts, log.shape.n_used, kept};
     OFFSTAGE_TRY(policy, make_policy(flags.policy, shape));
   }
-  const ReplayResult result = replay(log, kept, *policy);
+  const ReplayResult result = replay(log, {kept, flags.tokens, flags.skipped}, *policy);
   const LayerHits total = result.total();
+  std::optional<uint64_t> bytes;
+  if (!flags.model.empty()) {
+    OFFSTAGE_TRY(bytes, bytes_missed_of(flags.model, log.shape, result));
+  }
   if (!flags.json) {
     fmt::print("{}\n{} with {} of {} experts kept per layer: {} of {} calls hit, {:.2f} %\n",
-               shape_line(log), policy->name(), kept, log.shape.n_experts, total.hits,
-               total.lookups, 100 * total.hit_rate());
+               shape_line(log), policy->name(), kept_json(kept).dump(), log.shape.n_experts,
+               total.hits, total.lookups, 100 * total.hit_rate());
+    if (bytes)
+      fmt::print("{} bytes missed ({}), in sectors of the drive\n", *bytes, format_bytes(*bytes));
     return kExitOk;
   }
   auto json = shape_json("offstage.trace_replay/1", flags, log);
   json["policy"] = policy->name();
-  json["kept_per_layer"] = kept;
+  json["kept_per_layer"] = kept_json(kept);
   json["lookups"] = total.lookups;
   json["hits"] = total.hits;
   json["hit_rate"] = total.hit_rate();
+  if (bytes) json["bytes_missed"] = *bytes;
   auto layers = nlohmann::ordered_json::array();
   for (size_t l = 0; l < result.layers.size(); ++l)
     layers.push_back({{"layer", l},
@@ -146,19 +176,25 @@ void add_trace_command(CLI::App& app, Command& chosen) {
              command.add_option("-o,--output", flags.out, "file to write")->required();
            });
   add_part(*trace, "stats", "how local the routing is", chosen, trace_stats, add_json_flag);
-  add_part(*trace, "replay", "what a cache would have hit", chosen, trace_replay,
-           [](CLI::App& command, TraceFlags& flags) {
-             command
-                 .add_option("--policy", flags.policy,
-                             fmt::format("{} or belady (the offline optimum)",
-                                         fmt::join(policy_names(), ", ")))
-                 ->capture_default_str();
-             command
-                 .add_option("--capacity", flags.capacity,
-                             "experts kept per layer, or their share (25%)")
-                 ->capture_default_str();
-             add_json_flag(command, flags);
-           });
+  add_part(
+      *trace, "replay", "what a cache would have hit", chosen, trace_replay,
+      [](CLI::App& command, TraceFlags& flags) {
+        command
+            .add_option(
+                "--policy", flags.policy,
+                fmt::format("{} or belady (the offline optimum)", fmt::join(policy_names(), ", ")))
+            ->capture_default_str();
+        command
+            .add_option("--capacity", flags.capacity,
+                        "experts kept per layer, their share (25%), or a list by layer")
+            ->capture_default_str();
+        command.add_option("--tokens", flags.tokens, "so many from the beginning (default: all)");
+        command.add_option("--skip", flags.skipped,
+                           "the first so many fill the cache and don't count");
+        command.add_option("-m,--model", flags.model,
+                           "a model of that shape: what the misses cost in bytes");
+        add_json_flag(command, flags);
+      });
 }
 
 }  // namespace offstage

@@ -88,6 +88,19 @@ void ModelFlags::add_to(CLI::App& command) {
   command.add_option("--io-fault", io_fault, "inject read faults, for tests")->group("");
 }
 
+void ModelFlags::add_measuring_to(CLI::App& command) {
+  command.add_option("--replay-routing", replay_routing,
+                     "experts as in this routing trace of as many layers and experts, not as the "
+                     "model's router says");
+  oracle_option = command
+                      .add_option("--oracle-prefetch", oracle_recall,
+                                  "with it: the prefetcher is told this share (0 to 1) of the "
+                                  "coming layer's calls, nothing is guessed")
+                      ->check(CLI::Range(0.0, 1.0));
+  command.add_option("--pace", pace,
+                     "every drive answers as one of this speed would, bytes per second, e.g. 500M");
+}
+
 Result<RuntimeOptions> ModelFlags::parse() const {
   RuntimeOptions options;
   OFFSTAGE_TRY(options.model_path, model_or_default(model));
@@ -106,6 +119,14 @@ Result<RuntimeOptions> ModelFlags::parse() const {
     return make_error(ErrorCode::kInvalidArgument, "--cache-policy: expected one of {}, found '{}'",
                       fmt::join(policies, ", "), cache_policy);
   options.io_fault = io_fault;
+  options.replay_routing = replay_routing;
+  if (oracle_option != nullptr && oracle_option->count() != 0)
+    options.oracle_prefetch = oracle_recall;
+  if (!pace.empty()) {
+    OFFSTAGE_TRY(options.pace_bytes_per_s, parse_bytes(pace));
+    if (options.pace_bytes_per_s == 0)
+      return make_error(ErrorCode::kInvalidArgument, "--pace: expected at least 1 byte per second");
+  }
   OFFSTAGE_TRY(options.k_type, one_of("--cache-type-k", cache_type_k, kKvTypes));
   OFFSTAGE_TRY(options.v_type, one_of("--cache-type-v", cache_type_v, kKvTypes));
   OFFSTAGE_TRY(options.io_engine, one_of("--io-engine", io_engine, kEngines));

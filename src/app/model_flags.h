@@ -12,14 +12,18 @@ namespace offstage {
 struct ModelFlags {
   std::string model, ram, cache_type_k = "f16", cache_type_v = "f16", io_engine = "auto",
                           direct_io = "auto", prefetch = "auto", cache_policy = "auto",
-                          record = "token", io_fault;
+                          record = "token", io_fault, replay_routing, pace;
   uint32_t context = 4096, threads = 0, chunk = 512, io_depth = 32;
   uint32_t gpu_layers = 0;
   bool no_warm_start = false;
+  double oracle_recall = 1;
   CLI::Option* chunk_option = nullptr;
   CLI::Option* gpu_layers_option = nullptr;
+  CLI::Option* oracle_option = nullptr;  // nullptr without add_measuring_to()
 
   void add_to(CLI::App& command);
+  // Of commands that measure: real routing for a model without, a drive of a fixed speed.
+  void add_measuring_to(CLI::App& command);
   // kInvalidArgument naming the flag.
   Result<RuntimeOptions> parse() const;
 };

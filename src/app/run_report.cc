@@ -70,6 +70,39 @@ std::string causes_line(const CauseTimes& causes) {
   return line;
 }
 
+// Who chose the experts.
+nlohmann::ordered_json routing_json(const Runtime& runtime) {
+  nlohmann::ordered_json json;
+  const RouteReplay* replay = runtime.route_replay();
+  json["source"] = replay == nullptr ? "router" : "trace";
+  json["experts_used"] = runtime.spec().router.n_used;
+  json["weights"] = replay == nullptr ? "router" : replay->has_weights() ? "trace" : "equal";
+  if (replay == nullptr) return json;
+  json["trace"] = replay->path();
+  json["trace_tokens"] = replay->n_tokens();
+  json["rows_replayed"] = replay->rows_replayed();
+  json["restarts"] = replay->restarts();
+  if (replay->oracle_recall()) json["oracle_recall"] = *replay->oracle_recall();
+  return json;
+}
+
+// What makes a run a measurement; empty otherwise.
+std::string measuring_lines(const Runtime& runtime) {
+  std::string text;
+  if (const RouteReplay* replay = runtime.route_replay()) {
+    text +=
+        fmt::format("routing  {} tokens from {} ({}, begun again {} times), top-{}, {} weights",
+                    replay->rows_replayed(), replay->path(), replay->n_tokens(), replay->restarts(),
+                    replay->n_used(), replay->has_weights() ? "its" : "equal");
+    if (replay->oracle_recall())
+      text += fmt::format("; prefetch told {:g} % of the calls", 100 * *replay->oracle_recall());
+    text += "\n";
+  }
+  if (const uint64_t pace = runtime.options().pace_bytes_per_s; pace != 0)
+    text += fmt::format("pace     {}/s per drive\n", format_bytes(pace));
+  return text;
+}
+
 }  // namespace
 
 std::string run_summary(Runtime& runtime, const Generation& generation, const Ceilings& ceilings) {
@@ -102,6 +135,7 @@ std::string run_summary(Runtime& runtime, const Generation& generation, const Ce
     text += fmt::format("ahead    {} of {} reads began before their layer; {} read in vain\n",
                         decode.prefetched, decode.drive_reads,
                         format_bytes(decode.prefetch_wasted_bytes));
+  text += measuring_lines(runtime);
   text += fmt::format("time     {}\n", causes_line(decode.causes));
   text += fmt::format(
       "memory   peak {} of {}; {} threads, {}, {}, {}\n", format_bytes(peak_resident_bytes()),
@@ -169,6 +203,7 @@ nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
   json["ttft_ms"] = ms(record.prefill.wall_ns);
   json["itl_ms"] = itl_json(record.tokens);
   json["experts"] = {{"slots", runtime.plan().slots.n_slots()},
+                     {"kept_per_layer", runtime.plan().slots.kept_per_layer},
                      {"ram_hits", decode.ram_hits},
                      {"drive_reads", decode.drive_reads},
                      {"bytes_read", decode.bytes_read}};
@@ -186,6 +221,8 @@ nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
   json["io_engine"] = runtime.io().name();
   json["direct_io"] = runtime.io().direct_io(0);
   json["isa"] = isa_name(runtime.kernels().isa);
+  json["pace_bytes_per_s"] = runtime.options().pace_bytes_per_s;
+  json["routing"] = routing_json(runtime);
   json["cache_policy"] = runtime.options().cache_policy;
   json["warm_start_tokens"] = runtime.warm_start_tokens();
   json["token_records"] = tokens_json(record.tokens, runtime);

@@ -36,10 +36,17 @@ Forward::Forward(const Parts& parts)
       dense_(parts.spec.activation, parts_.compute, s_.ffn, parts.rows_max, parts.spec.dense_ffn),
       moe_(parts_.spec, parts_.compute, parts_.tier, parts_.timer, s_.moe, parts.rows_max) {}
 
+void Forward::set_replay(RouteReplay& replay, Notices& notices) {
+  replay_ = &replay;
+  notices_ = &notices;
+  moe_.set_replay(&replay);
+}
+
 Status Forward::run(std::span<const Row> rows, Phase phase, const LogitsSink& sink) {
   OFFSTAGE_TRY_VOID(check_rows(rows));
   const CauseScope scope(parts_.timer, Cause::kAttention);
   const auto n_rows = static_cast<uint32_t>(rows.size());
+  if (replay_ != nullptr) replay_->begin_forward(n_rows, *notices_);
   if (recorder_ != nullptr) recorder_->begin_forward(rows, phase == Phase::kPrefill);
   embed(rows);
   look_ahead(0, n_rows, phase);
@@ -49,6 +56,7 @@ Status Forward::run(std::span<const Row> rows, Phase phase, const LogitsSink& si
     OFFSTAGE_TRY_VOID(ffn_block(layer, n_rows, phase));
   }
   parts_.trace.end_layers(parts_.timer.enter(Cause::kOther));
+  if (replay_ != nullptr) replay_->end_forward();
   if (recorder_ != nullptr) OFFSTAGE_TRY_VOID(recorder_->end_forward());
   parts_.timer.enter(Cause::kOutput);
   output(rows, sink);

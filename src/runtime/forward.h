@@ -22,6 +22,7 @@
 #include "runtime/moe_block.h"
 #include "runtime/rotary.h"
 #include "runtime/route_recorder.h"
+#include "runtime/route_replay.h"
 #include "runtime/scratch.h"
 #include "runtime/weights.h"
 
@@ -53,6 +54,8 @@ class Forward {
   // the rows' KV is undefined; the sequences concerned must be released.
   Status run(std::span<const Row> rows, Phase phase, const LogitsSink& sink);
 
+  // From now on a trace chooses the experts; what has to be said goes to `notices`.
+  void set_replay(RouteReplay& replay, Notices& notices);
   // Whoever watches the routing from now on; nullptr: nobody. They never change a result.
   void set_recorder(RouteRecorder* recorder) { recorder_ = recorder; }
   void set_gate_accuracy(GateAccuracy* gate_accuracy) { gate_accuracy_ = gate_accuracy; }
@@ -76,6 +79,8 @@ class Forward {
   Attention attention_;
   FfnBlock dense_;
   MoeBlock moe_;
+  RouteReplay* replay_ = nullptr;
+  Notices* notices_ = nullptr;  // beside it
   RouteRecorder* recorder_ = nullptr;
   GateAccuracy* gate_accuracy_ = nullptr;
 };

@@ -49,22 +49,29 @@ bool Lookahead::wants(LayerIndex layer, uint32_t n_rows) {
 void Lookahead::guess(LayerIndex layer, const LayerWeights& weights, const float* x,
                       uint32_t n_rows) {
   const CauseScope scope(timer_, Cause::kLookahead);
-  const Routing& routing = gate_.route(weights, x, n_rows);
+  const Routing* routing = oracle_ == nullptr ? &gate_.route(weights, x, n_rows) : nullptr;
 
   open_layer_ = layer;
   open_.clear();
   reads_.clear();
   for (uint32_t rank = 0; rank < spec_.router.n_used; ++rank) {
     for (uint32_t row = 0; row < n_rows; ++row) {
-      const ExpertId expert = routing.experts[size_t{row} * spec_.router.n_used + rank];
-      const auto same = [&](const Guess& guess) { return guess.expert == expert; };
-      if (std::any_of(open_.begin(), open_.end(), same)) continue;
-      const bool resident = tier_.is_resident(layer, expert);
-      open_.push_back({expert, rank, resident});
-      if (!resident && worth_reading(layer, rank)) reads_.push_back(expert);
+      if (routing != nullptr) {
+        name(layer, rank, routing->experts[size_t{row} * spec_.router.n_used + rank]);
+      } else if (const auto expert = oracle_->foretold(layer, row, rank)) {
+        name(layer, rank, *expert);
+      }
     }
   }
   tier_.prefetch(layer, reads_);
+}
+
+void Lookahead::name(LayerIndex layer, uint32_t rank, ExpertId expert) {
+  const auto same = [&](const Guess& guess) { return guess.expert == expert; };
+  if (std::any_of(open_.begin(), open_.end(), same)) return;
+  const bool resident = tier_.is_resident(layer, expert);
+  open_.push_back({expert, rank, resident});
+  if (!resident && worth_reading(layer, rank)) reads_.push_back(expert);
 }
 
 bool Lookahead::worth_reading(LayerIndex layer, uint32_t rank) const {

@@ -8,8 +8,8 @@
 // Every guess is held against the truth, and only places of the guess that have proven right often
 // enough are read: per layer and rank, among experts that weren't resident (the resident ones,
 // often called, are easy to guess and cost nothing). A router that can't be guessed switches the
-// reads off by itself, and most of the guessing too. Decode thread only; never changes a bit of a
-// result.
+// reads off by itself, and most of the guessing too. An oracle (route_replay.h) may guess in the
+// gate's place. Decode thread only; never changes a bit of a result.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +22,7 @@
 #include "runtime/compute.h"
 #include "runtime/gate_guess.h"
 #include "runtime/options.h"
+#include "runtime/route_replay.h"
 #include "runtime/weights.h"
 
 namespace offstage {
@@ -58,6 +59,9 @@ class Lookahead {
 
   Lookahead(const ModelSpec& spec, const Compute& compute, RamTier& tier, CauseTimer& timer,
             Prefetch prefetch);
+  // From now on guesses are what the oracle foretells; whoever measures prefetching apart from the
+  // gate's merit wants that.
+  void set_oracle(const RouteReplay* oracle) { oracle_ = oracle; }
 
   // Is a guess for this event wanted? False without prefetch, for wide steps, for a layer that is
   // wholly resident, and mostly for one whose guesses fail.
@@ -76,6 +80,7 @@ class Lookahead {
     uint32_t rank = 0;      // place in the guess
     bool resident = false;  // when it was made
   };
+  void name(LayerIndex layer, uint32_t rank, ExpertId expert);
   bool worth_reading(LayerIndex layer, uint32_t rank) const;
 
   const ModelSpec& spec_;
@@ -83,6 +88,7 @@ class Lookahead {
   CauseTimer& timer_;
   Prefetch prefetch_;
   GateGuess gate_;
+  const RouteReplay* oracle_ = nullptr;
 
   std::vector<LayerForesight> layers_;
   std::vector<RecentRate> ranks_;   // [layer][n_used]: those not resident, by place in the guess

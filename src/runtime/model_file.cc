@@ -45,6 +45,12 @@ std::vector<std::string> ModelFile::paths() const {
   return paths;
 }
 
+std::vector<uint64_t> ModelFile::file_bytes() const {
+  std::vector<uint64_t> bytes;
+  for (const GgufShard& shard : gguf.shards()) bytes.push_back(shard.file_bytes);
+  return bytes;
+}
+
 uint64_t ModelFile::total_params() const {
   uint64_t params = 0;
   for (const GgufTensor& tensor : gguf.tensors()) params += tensor.elements();

@@ -47,10 +47,12 @@ const Routing& MoeBlock::call(LayerIndex layer, const LayerWeights& weights, con
   const CauseScope scope(timer_, Cause::kRouter);
   input_.reset(normed, n_rows);
   routing_ = &router_.route(weights, compute_, input_, n_rows, scratch_.router_logits);
-  // The last row's; raw logits (softmax of the chosen) are no probabilities.
+  if (replay_ != nullptr) routing_ = &replay_->force(layer, router_);
+  // The last row's; raw logits (softmax of the chosen) are no probabilities, and the router's say
+  // nothing about a trace's calls.
   const uint32_t n_experts = spec_.router.n_experts;
   std::span<const float> probabilities;
-  if (spec_.router.score != RouterScore::kSoftmaxOfChosen)
+  if (spec_.router.score != RouterScore::kSoftmaxOfChosen && replay_ == nullptr)
     probabilities = {scratch_.router_logits + uint64_t{n_rows - 1} * n_experts, n_experts};
   const std::span<const ExpertId> row_experts(routing_->experts.data(),
                                               size_t{n_rows} * routing_->n_used);

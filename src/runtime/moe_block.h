@@ -11,6 +11,7 @@
 #include "model/spec.h"
 #include "runtime/compute.h"
 #include "runtime/ffn_block.h"
+#include "runtime/route_replay.h"
 #include "runtime/router.h"
 #include "runtime/scratch.h"
 #include "runtime/weights.h"
@@ -21,6 +22,9 @@ class MoeBlock {
  public:
   MoeBlock(const ModelSpec& spec, const Compute& compute, RamTier& tier, CauseTimer& timer,
            MoeScratch scratch, uint32_t rows_max);
+
+  // From now on the experts are the trace's; nullptr: the router's.
+  void set_replay(RouteReplay* replay) { replay_ = replay; }
 
   // Routes normed [n_rows][hidden] and starts reading the called experts that aren't resident.
   // `layer` counts the layers with experts. compute() must follow.
@@ -53,6 +57,7 @@ class MoeBlock {
   ActivationCache input_;  // forms of `normed`
   FfnBlock shared_;
   std::vector<Job> jobs_;
+  RouteReplay* replay_ = nullptr;
   const Routing* routing_ = nullptr;  // from call() to compute()
 };
 

@@ -38,10 +38,13 @@ struct RuntimeOptions {
   DriveGrouping drive_grouping = DriveGrouping::kDevice;
   Prefetch prefetch = Prefetch::kAuto;
   std::string cache_policy = "auto";  // cache/eviction.h lists them
-  bool warm_start = true;             // begin with what earlier runs' experts were used for
+  std::string replay_routing;         // a trace that chooses the experts; empty: the router does
+  std::optional<double> oracle_prefetch;  // with it: guesses are true, this share of the calls
+  bool warm_start = true;                 // begin with what earlier runs' experts were used for
   RecordLevel record = RecordLevel::kToken;
-  std::string io_fault;  // a fault plan for tests (io/fault_engine.h); empty: none
-  std::string isa;       // OFFSTAGE_ISA; empty: the best
+  uint64_t pace_bytes_per_s = 0;  // every drive answers no faster; 0: its own speed
+  std::string io_fault;           // a fault plan for tests (io/fault_engine.h); empty: none
+  std::string isa;                // OFFSTAGE_ISA; empty: the best
 };
 
 }  // namespace offstage

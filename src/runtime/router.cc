@@ -54,6 +54,15 @@ const Routing& Router::route(const LayerWeights& weights, const Compute& compute
   return route(logits, n_rows, weights.selection_bias);
 }
 
+const Routing& Router::replace(std::span<const ExpertId> experts, std::span<const float> weights) {
+  CHECK_EQ(experts.size(), size_t{routing_.n_rows} * spec_.n_used);
+  CHECK_EQ(weights.size(), experts.size());
+  std::copy(experts.begin(), experts.end(), routing_.experts.begin());
+  std::copy(weights.begin(), weights.end(), routing_.weights.begin());
+  group();
+  return routing_;
+}
+
 void Router::score(float* logits) const {
   switch (spec_.score) {
     case RouterScore::kSoftmax: return kernels_.softmax(logits, spec_.n_experts);

@@ -44,6 +44,9 @@ class Router {
   const Routing& route(const LayerWeights& weights, const Compute& compute, ActivationCache& input,
                        uint32_t n_rows, float* logits);
 
+  // The last routing with other experts and weights, [n_rows][n_used] each (CHECK).
+  const Routing& replace(std::span<const ExpertId> experts, std::span<const float> weights);
+
  private:
   void score(float* logits) const;
   void mask_groups(float* merits);

@@ -19,6 +19,7 @@ Result<std::unique_ptr<Runtime>> Runtime::open(const RuntimeOptions& options, No
                                                const Hooks& hooks) {
   std::unique_ptr<Runtime> runtime(new Runtime(options));
   OFFSTAGE_TRY(runtime->file_, ModelFile::open(options.model_path));
+  OFFSTAGE_TRY_VOID(runtime->take_replay(notices));
   OFFSTAGE_TRY(VocabularyFacts facts, vocabulary_from_gguf(runtime->file_->gguf));
   if (facts.tokens.size() > runtime->spec().n_vocab)
     return make_error(ErrorCode::kCorrupt,
@@ -40,6 +41,36 @@ Result<std::unique_ptr<Runtime>> Runtime::open(const RuntimeOptions& options, No
 }
 
 Runtime::~Runtime() = default;
+
+// Before the plan: the trace's k is the model's from here on, and its memory is the process's.
+Status Runtime::take_replay(Notices& notices) {
+  if (options_.replay_routing.empty()) {
+    if (!options_.oracle_prefetch) return {};
+    return make_error(ErrorCode::kInvalidArgument,
+                      "an oracle needs a trace to foretell calls from: --oracle-prefetch goes with "
+                      "--replay-routing");
+  }
+  if (options_.oracle_prefetch && options_.prefetch == Prefetch::kOff)
+    return make_error(ErrorCode::kInvalidArgument,
+                      "--oracle-prefetch: with --prefetch off nobody asks the oracle");
+  RouterSpec& router = file_->spec.router;
+  OFFSTAGE_TRY(replay_, RouteReplay::open(options_.replay_routing, router,
+                                          file_->spec.n_moe_layers(), options_.oracle_prefetch));
+  notices.add("replay_routing",
+              fmt::format("{}: its {} tokens choose the experts (top-{}, {} weights), not the "
+                          "model's router (top-{}): the text means nothing, and the use of the "
+                          "experts is neither read nor kept for warm starts",
+                          replay_->path(), replay_->n_tokens(), replay_->n_used(),
+                          replay_->has_weights() ? "the trace's" : "equal", router.n_used));
+  if (options_.oracle_prefetch)
+    notices.add("oracle_prefetch",
+                fmt::format("the prefetcher is told {:g} % of the coming layer's true calls; no "
+                            "gate guesses",
+                            100 * *options_.oracle_prefetch));
+  router.n_used = replay_->n_used();
+  options_.warm_start = false;
+  return {};
+}
 
 Status Runtime::check_kv_types(Notices& notices) const {
   const AttentionSpec& attention = spec().attention;
@@ -115,11 +146,7 @@ Status Runtime::open_drive(HostArena& dense_arena, Notices& notices) {
   io.depth = options_.io_depth * drives_.n_drives();
   io.buffers = {slots_->memory(), {dense_arena.data(), dense_arena.size_bytes()}};
   OFFSTAGE_TRY(engine_, open_io_engine(io, notices));
-  if (!options_.io_fault.empty()) {
-    OFFSTAGE_TRY(FaultPlan faults, parse_fault_plan(options_.io_fault));
-    notices.add("io_fault", "faults are injected into reads: " + describe_fault_plan(faults));
-    engine_ = std::make_unique<FaultEngine>(std::move(engine_), std::move(faults), clock_);
-  }
+  OFFSTAGE_TRY_VOID(add_faults_and_pace(notices));
   // A demand read finds at most this many blocks of guesses before it at the drive.
   ReadSchedulerOptions scheduling;
   scheduling.drive_of_file = drives_.drive_of_file;
@@ -146,6 +173,27 @@ const GateAccuracy& Runtime::measure_gate() {
       std::make_unique<GateAccuracy>(spec(), *compute_, dense_->weights(), forward_->rows_max());
   forward_->set_gate_accuracy(gate_accuracy_.get());
   return *gate_accuracy_;
+}
+
+Status Runtime::add_faults_and_pace(Notices& notices) {
+  if (options_.io_fault.empty() && options_.pace_bytes_per_s == 0) return {};
+  OFFSTAGE_TRY(FaultPlan faults, parse_fault_plan(options_.io_fault));
+  if (!options_.io_fault.empty())
+    notices.add("io_fault", "faults are injected into reads: " + describe_fault_plan(faults));
+  if (options_.pace_bytes_per_s != 0) {
+    faults.pace_bytes_per_s = options_.pace_bytes_per_s;
+    const uint32_t n_drives = drives_.n_drives();
+    notices.add("pace",
+                fmt::format("{} {} bytes per second; the reads themselves are real",
+                            n_drives == 1
+                                ? "the model's drive answers as if it gave"
+                                : fmt::format("each of the model's {} drives answers as if it gave",
+                                              n_drives),
+                            options_.pace_bytes_per_s));
+  }
+  engine_ = std::make_unique<FaultEngine>(std::move(engine_), std::move(faults), clock_,
+                                          drives_.drive_of_file);
+  return {};
 }
 
 // The newest usage that fits wins by its place: beside the model, then in the cache folder.
@@ -204,6 +252,8 @@ Status Runtime::load(HostArena dense_arena, Notices& notices, const Hooks& hooks
   forward_ = std::make_unique<Forward>(Forward::Parts{
       spec(), dense_->weights(), *compute_, *rotary_, *kv_, options_.k_type, options_.v_type,
       *tier_, *lookahead_, timer_, *trace_, scratch, plan_.chunk_rows});
+  if (replay_) forward_->set_replay(*replay_, notices);
+  if (replay_ && replay_->oracle_recall()) lookahead_->set_oracle(&*replay_);
   return {};
 }
 

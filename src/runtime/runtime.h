@@ -46,6 +46,7 @@ struct ModelFile {
   ExpertLayout expert_layout() const;
   std::vector<uint32_t> pieces_per_tensor() const;  // for HashIndex
   std::vector<std::string> paths() const;           // by shard
+  std::vector<uint64_t> file_bytes() const;         // by shard
   uint64_t total_params() const;
   uint64_t active_params() const;  // per token: dense once, n_used of n_experts
 };
@@ -94,6 +95,7 @@ class Runtime {
   // second call. Errors: the path's, kInvalidArgument for a model without experts.
   Status record_routes(const std::string& path);
   Status close_route_record();
+  const RouteReplay* route_replay() const { return replay_ ? &*replay_ : nullptr; }
   const RouteRecorder* route_recorder() const { return recorder_.get(); }
   // From now on the next-layer gate is held against every layer's calls.
   const GateAccuracy& measure_gate();
@@ -102,10 +104,12 @@ class Runtime {
 
  private:
   explicit Runtime(RuntimeOptions options) : options_(std::move(options)), timer_(clock_) {}
+  Status take_replay(Notices& notices);
   Status check_kv_types(Notices& notices) const;
   Status start_trace(Notices& notices);
   Status plan(Notices& notices, const Hooks& hooks);
   Status open_drive(HostArena& dense_arena, Notices& notices);
+  Status add_faults_and_pace(Notices& notices);
   Status make_cache_policy(Notices& notices);
   Status load(HostArena dense_arena, Notices& notices, const Hooks& hooks);
 
@@ -116,6 +120,7 @@ class Runtime {
   std::optional<Trace> trace_;
   std::optional<LoadProbe> load_;
   std::unique_ptr<ModelFile> file_;
+  std::optional<RouteReplay> replay_;
   std::unique_ptr<Tokenizer> tokenizer_;
   const Kernels* kernels_ = nullptr;
   std::unique_ptr<ThreadPool> workers_;

@@ -136,6 +136,37 @@ TEST(Replay, CapacityAsShareOrCount) {
     EXPECT_FALSE(parse_capacity(bad, shape)) << bad;
 }
 
+TEST(Replay, CapacityByLayer) {
+  const RouteShape shape = {3, 128, 6};
+  EXPECT_EQ(parse_capacities("25%", shape).value(), (std::vector<uint32_t>{32, 32, 32}));
+  EXPECT_EQ(parse_capacities("22,22,21", shape).value(), (std::vector<uint32_t>{22, 22, 21}));
+  for (const char* bad : {"22,22", "1,2,3,4", "22,,21", "22,21,", ",,", "0,1,2", "1,2,129"})
+    EXPECT_FALSE(parse_capacities(bad, shape)) << bad;
+}
+
+TEST(Replay, TokensThatDontCountFillTheCache) {
+  const RouteLog log = routes_of({2, 4, 1}, {{0}, {1}, {1}, {2}, {0}, {1}});
+  // Kept 1 in the first layer, 2 in the second; tokens 2 to 4 of 0 to 5 count.
+  const auto result = replay(log, {{1, 2}, 5, 2}, *make_lru_policy(2, 4));
+  EXPECT_EQ(result.total().lookups, 6u);
+  EXPECT_EQ(result.layers[0].hits, 1u);  // 1, just called
+  EXPECT_EQ(result.layers[1].hits, 1u);
+  EXPECT_EQ(result.misses, (std::vector<uint64_t>{1, 0, 1, 0, 1, 0, 1, 0}));
+}
+
+// Sectors, not bytes; and a file that ends within a sector gives no more than it has.
+TEST(Replay, BytesMissedAreWhatTheDrivesDeliver) {
+  const ExpertLayout layout(
+      {{{{"gate", 0, 0, 0, 4096}, {"up", 1, 0, 8192 + 32, 5000}, {"down", 2, 1, 4096, 1000}}}}, 2);
+  ReplayResult result;
+  result.misses = {3, 1};
+  // up of expert 0: bytes 8224 to 13224, two sectors; of expert 1: 13224 to 18224, two sectors.
+  // down of expert 1 ends at 6096: the sector holds 2000 bytes of the file.
+  const uint64_t files[] = {1 << 20, 6096};
+  EXPECT_EQ(bytes_missed(result, layout, files),
+            3 * (4096 + 8192 + 2000) + 1 * (4096 + 8192 + 2000u));
+}
+
 TEST(RouteStats, ByHand) {
   RouteLog log = routes_of({1, 8, 2}, {{0, 1}, {1, 2}, {0, 1}, {3, 4}});
   log.starts = {0, 3};

@@ -222,6 +222,34 @@ TEST_F(FaultEngineTest, PacesLikeADriveOfThatSpeed) {
   EXPECT_EQ(bytes_differing(0, 64 * kSectorBytes), 0u);
 }
 
+// Two drives serve a quarter of a second's bytes each at once, one drive one after the other. The
+// clock stands still until the inner engine has read everything.
+TEST_F(FaultEngineTest, PacesEveryDriveByItself) {
+  for (const bool two_drives : {true, false}) {
+    ManualClock clock;
+    IoEngineOptions options = {.paths = {file_.path(), file_.path()},
+                               .kind = IoEngineKind::kThreads};
+    auto inner = open_io_engine(options, notices_);
+    ASSERT_TRUE(inner.has_value());
+    FaultEngine engine(std::move(*inner), *parse_fault_plan("pace=500K"), clock,
+                       two_drives ? std::vector<uint32_t>{0, 1} : std::vector<uint32_t>{1, 1});
+    EXPECT_EQ(engine.name(), "paced(threads)");
+    constexpr uint32_t kBytes = 32 * kSectorBytes;  // 256 ms at 500 KiB/s
+    const ReadRequest requests[] = {
+        {.tag = 1, .file = 0, .buffer = buffer_.data(), .bytes = kBytes},
+        {.tag = 2, .file = 1, .buffer = buffer_.data() + kBytes, .bytes = kBytes}};
+    ASSERT_EQ(engine.submit(requests), 2u);
+    ReadCompletion done[2];
+    while (engine.counters().reads < 2) EXPECT_EQ(engine.reap(done, 0), 0u);
+    clock.advance_ns(254 * kMillisecond);  // a burst of 1 ms is free
+    EXPECT_EQ(engine.reap(done, 0), 0u);
+    clock.advance_ns(2 * kMillisecond);
+    EXPECT_EQ(engine.reap(done, 0), two_drives ? 2u : 1u);
+    clock.advance_ns(256 * kMillisecond);
+    EXPECT_EQ(engine.reap(done, 0), two_drives ? 0u : 1u);
+  }
+}
+
 TEST_F(FaultEngineTest, InterruptReachesTheWaiter) {
   FaultEngine& engine = open("nth=1,delay=20s");
   engine.interrupt();
