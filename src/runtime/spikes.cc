@@ -93,12 +93,13 @@ SpikeCause drive_cause(const TokenRecord& token, const Typical& typical, int64_t
   return SpikeCause::kSlowDrive;
 }
 
-// Who computes gets CPU time for it: what is missing was taken.
-SpikeCause compute_cause(const TokenRecord& token, const Typical& typical, int64_t excess_ns) {
+// Work of the CPU, verifying too, gets CPU time for what it takes: what is missing was taken.
+SpikeCause cpu_cause(const TokenRecord& token, const Typical& typical, int64_t excess_ns,
+                     SpikeCause more_work) {
   if (4 * token.load.throttled_ns >= excess_ns) return SpikeCause::kCpuThrottled;
   if (2 * (token.load.cpu_ns - typical.cpu_ns) < excess_ns)
     return token.load.major_faults != 0 ? SpikeCause::kPageFaults : SpikeCause::kCpuTaken;
-  return SpikeCause::kCompute;
+  return more_work;
 }
 
 SpikeCause cause_of(const TokenRecord& token, const Typical& typical) {
@@ -110,8 +111,12 @@ SpikeCause cause_of(const TokenRecord& token, const Typical& typical) {
   const int64_t other = excess_of(token, typical, {Cause::kCache, Cause::kSample, Cause::kOther});
   const int64_t most = std::max({drive, compute, hash, other});
   if (most == drive) return drive_cause(token, typical, drive);
-  if (most == compute) return compute_cause(token, typical, compute);
-  return most == hash ? SpikeCause::kHash : SpikeCause::kOther;
+  if (most == compute) return cpu_cause(token, typical, compute, SpikeCause::kCompute);
+  if (most == hash) return cpu_cause(token, typical, hash, SpikeCause::kHash);
+  // What the caller did between tokens is its own; sampling and bookkeeping are work.
+  const int64_t between = excess_of(token, typical, {Cause::kOther});
+  if (2 * between >= other) return SpikeCause::kOther;
+  return cpu_cause(token, typical, other, SpikeCause::kOther);
 }
 
 Remedy remedy_for(SpikeCause cause, const TokenRecord& token) {

@@ -140,7 +140,12 @@ TEST(SpikesTest, WhatIsNeitherDriveNorComputing) {
   add(token, Cause::kOther, 40 * kMs);
   EXPECT_EQ(spike_of(token).cause, SpikeCause::kOther);
   token = usual();
+  add(token, Cause::kCache, 40 * kMs);
+  EXPECT_EQ(spike_of(token).cause, SpikeCause::kCpuTaken);
+  token = usual();
   add(token, Cause::kHash, 40 * kMs);
+  EXPECT_EQ(spike_of(token).cause, SpikeCause::kCpuTaken);
+  token.load.cpu_ns += 60 * kMs;
   EXPECT_EQ(spike_of(token).cause, SpikeCause::kHash);
 }
 
