@@ -5,7 +5,8 @@
 // that every form of engine runs under the same production logic:
 //   uring    io_uring, O_DIRECT, registered buffers, one sleeping completion thread
 //   threads  a pool of pread threads; the shipped fallback
-//   fault    a decorator that injects failures by plan, over either of them
+//   fault    a decorator that injects failures by plan, over any of them
+//   sim      in memory, under a virtual clock (sim.h): for tests and predictions, never opened here
 // Threads: one thread (the scheduler's owner) calls submit() and reap(); an engine's own threads
 // stay inside. A buffer belongs to the engine from submit() until its completion was reaped.
 #pragma once
