@@ -28,7 +28,7 @@ LAYERS = {
 # Tests of a folder see what the folder sees; these see everything but the app.
 EVERYTHING = [folder for folder in LAYERS if folder != "src/app"]
 FREE_FOLDERS = {"bench": EVERYTHING, "tests/fuzz": EVERYTHING}
-SEES_LIKE = {"tests/app": "src/app"}
+SEES_LIKE = {"tests/app": "src/app", "tests/sim": "cache"}
 
 # Vendor header (pattern): the files that may include it.
 QUARANTINE = {
