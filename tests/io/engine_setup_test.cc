@@ -22,6 +22,7 @@ namespace offstage {
 namespace {
 
 using testing::AlignedBuffer;
+using ::testing::AllOf;
 using testing::BoundedTest;
 using ::testing::HasSubstr;
 using testing::TempFile;
@@ -73,15 +74,20 @@ class EngineSetupTest : public BoundedTest {
     return text;
   }
 
-  // From now on `syscall_number` answers `err` in every thread of this process.
-  static void refuse_syscall(unsigned syscall_number, unsigned err) {
+  // From now on `syscall_number` answers `err` in every thread of this process; with `flags`, only
+  // where its third argument has one of them.
+  static void refuse_syscall(unsigned syscall_number, unsigned err, unsigned flags = ~0u) {
+    const uint8_t any = flags == ~0u ? 1 : 0;  // jumps over the look at the argument
     sock_filter code[] = {
         BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, syscall_number, 0, 1),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, syscall_number, 0, 4),
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, args[2])),
+        BPF_JUMP(BPF_JMP | BPF_JA, any, 0, 0),
+        BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, flags, 0, 1),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | err),
         BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
     };
-    sock_fprog program = {.len = 4, .filter = code};
+    sock_fprog program = {.len = 7, .filter = code};
     CHECK_EQ(prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), 0);
     CHECK_EQ(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, &program), 0);
   }
@@ -188,6 +194,36 @@ TEST_F(EngineSetupTest, DoesNotBelieveTmpfs) {
               HasSubstr("uring buffered read 4096 | direct_io: "));
   EXPECT_THAT(open_and_read({.paths = {file.path()}, .direct = DirectIo::kOn}),
               HasSubstr("unsupported: "));
+}
+
+// The flag is refused, or taken and then refused by the first read (FUSE, overlays).
+TEST_F(EngineSetupTest, DirectIoThatIsRefusedIsAnnounced) {
+  const TempFile file = TempFile::random(10'000);
+  const auto with = [&](unsigned syscall_number, unsigned flags, DirectIo direct) {
+    return in_child([&] {
+      refuse_syscall(syscall_number, EINVAL, flags);
+      return open_and_read(
+          {.paths = {file.path()}, .kind = IoEngineKind::kUring, .direct = direct});
+    });
+  };
+  EXPECT_THAT(with(SYS_fcntl, O_DIRECT, DirectIo::kAuto),
+              AllOf(HasSubstr("uring buffered read 4096 | direct_io: " + file.path()),
+                    HasSubstr("the filesystem refused O_DIRECT: Invalid argument")));
+  EXPECT_THAT(with(SYS_pread64, ~0u, DirectIo::kAuto),
+              AllOf(HasSubstr("uring buffered read 4096 | direct_io: " + file.path()),
+                    HasSubstr("a direct read at offset 0 failed: Invalid argument")));
+  EXPECT_THAT(with(SYS_pread64, ~0u, DirectIo::kOn), HasSubstr("unsupported: " + file.path()));
+}
+
+TEST_F(EngineSetupTest, AFileThatMayNotBeReadIsNamed) {
+  const TempFile file = TempFile::random(10'000);
+  const std::string text = in_child([&]() -> std::string {
+    CHECK_EQ(chmod(file.path().c_str(), 0), 0);
+    if (geteuid() == 0 && setuid(65534) != 0) return "skip";
+    return open_and_read({.paths = {file.path()}});
+  });
+  if (text == "skip") GTEST_SKIP() << "root that can't be anybody else";
+  EXPECT_THAT(text, HasSubstr("permission: " + file.path() + ": cannot open: Permission denied"));
 }
 
 TEST_F(EngineSetupTest, RefusesWhatIsNotAFile) {
