@@ -123,7 +123,7 @@ std::optional<SlotIndex> RamTier::acquire_slot() {
   // victim at end() anyway.
   const bool one_comes_back = experts_reading_ != 0 || !ready_.empty() || !handed_.empty();
   if (phase_ == Phase::kPrefill && one_comes_back) return std::nullopt;
-  if (!evict_one(layer_)) return std::nullopt;
+  if (!evict_one(layer_) && !evict_guess(slot_class)) return std::nullopt;
   return parts_.pool.take_empty(slot_class);
 }
 

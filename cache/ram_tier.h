@@ -149,6 +149,7 @@ class RamTier {
   void give_up_wrong_guesses();
   void give_up(SlotIndex slot);
   void drop_guess(SlotIndex slot, const Error& error);
+  bool evict_guess(uint32_t slot_class);
   void evict(LayerIndex layer, SlotIndex slot);
   bool evict_one(LayerIndex layer);
   ReadyExpert ready_expert(SlotIndex slot) const;

@@ -82,6 +82,21 @@ void RamTier::give_up(SlotIndex slot) {
     parts_.reads.cancel(make_cookie(slot, s.generation, static_cast<ExpertMatrix>(m)));
 }
 
+// Called experts come before guesses. A forward that ended early leaves guesses for layers that it
+// never reached; at the floor they hold every slot.
+bool RamTier::evict_guess(uint32_t slot_class) {
+  for (uint32_t i = 0; i < parts_.pool.size(); ++i) {
+    const Slot& s = parts_.pool[SlotIndex(i)];
+    if (s.slot_class != slot_class || s.state != SlotState::kVerified || !reading_[i].guessed)
+      continue;
+    reading_[i].guessed = false;
+    counters_.prefetch_wasted_bytes += parts_.layout.expert_bytes(s.layer);
+    evict(s.layer, SlotIndex(i));
+    return true;
+  }
+  return false;
+}
+
 // Whoever calls that expert reads it again, and gets the error if it stays.
 void RamTier::drop_guess(SlotIndex slot, const Error& error) {
   if (counters_.prefetches_failed++ == 0)

@@ -116,6 +116,22 @@ TEST(RamTierPrefetchTest, WrongGuessesNeverStandInTheWay) {
   }
 }
 
+// A forward that failed in layer 1 had guessed layer 2; the next one begins at layer 0.
+TEST(RamTierPrefetchTest, GuessesOfAForwardThatEndedEarlyMakeRoom) {
+  RigOptions options;
+  options.kept = 0;
+  options.staging = 2;
+  TierRig rig(options);
+  rig.tier().prefetch(LayerIndex(2), std::vector{ExpertId(0), ExpertId(1)});
+  rig.settle();
+  EXPECT_EQ(rig.pool().empty_count(0), 0u);
+  rig.expect_decode(0, {3, 4});
+  EXPECT_EQ(rig.tier().counters().prefetch_wasted_bytes,
+            2 * rig.layout().expert_bytes(LayerIndex(2)));
+  rig.expect_decode(2, {0, 1});
+  rig.expect_baseline();
+}
+
 TEST(RamTierPrefetchTest, AGuessThatFailsIsNobodysError) {
   RigOptions options;
   const ExpertLayout layout = testing::layout_of(options);
