@@ -82,6 +82,10 @@ SpikeCause drive_cause(const TokenRecord& token, const Typical& typical, int64_t
   const LayerRecord& layer = token.trace.waiting;
   const bool one_read =
       2 * layer.longest_ns >= excess_ns && layer.longest_ns >= kLateRatio * typical.longest_wait_ns;
+  // The read had come long before the sleep ended: nobody let the thread wake.
+  const ReadRecord& read = layer.longest;
+  const int64_t woken_late_ns = layer.longest_ns - (read.completed_ns - read.started_ns);
+  if (2 * woken_late_ns >= excess_ns) return SpikeCause::kCpuTaken;
   if (one_read && layer.longest.retries != 0) return SpikeCause::kReadRetried;
   if (one_read && layer.longest.service_ns() >= kLateRatio * typical.service_ns &&
       2 * layer.longest.service_ns() >= layer.longest_ns)

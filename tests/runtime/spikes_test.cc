@@ -96,6 +96,10 @@ TEST(SpikesTest, AReadBehindOthersWouldHaveHadASecondDrive) {
   EXPECT_EQ(spike.remedy, Remedy::kSecondDrive);
 }
 
+TEST(SpikesTest, ASleepThatOutlivedItsReadIsTheCpus) {
+  EXPECT_EQ(spike_of(one_wait(kMs, 3 * kMs, 0)).cause, SpikeCause::kCpuTaken);
+}
+
 TEST(SpikesTest, MoreMissesWantMoreRam) {
   TokenRecord token = usual();
   add(token, Cause::kWaitDrive, 60 * kMs);
