@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Measures the demo: by domain, PyTorch, `offstage eval` of each file, and a bigram model.
+"""Measures the demo: by domain, PyTorch, `offstage eval` of each file, and a bigram model; and the
+locality of its routing.
 
     scripts/demo/measure.py --corpus build/demo/corpus --train build/demo/train \\
         --offstage build/release/offstage --out build/demo/figures.json \\
@@ -25,6 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 from demo import data, model  # noqa: E402
 from demo.export import CONTEXT  # noqa: E402
 
+CAPACITIES = ("10%", "25%", "50%", "75%")
 SAMPLE = 160  # tokens of each domain
 SMOOTHING = (1, 3, 10, 30, 100, 300)  # of the bigram model; the best on the text itself is taken
 
@@ -60,13 +62,32 @@ def torch_nll(net: model.Demo, ids: list[int]):
     return total, count, use
 
 
+def offstage(program: str, *arguments) -> dict:
+    return json.loads(subprocess.run([program, *map(str, arguments), "--json"], check=True,
+                                     capture_output=True, text=True).stdout)
+
+
 def offstage_nll(program: str, file: str, text: pathlib.Path, ids: list[int]):
-    answer = json.loads(subprocess.run(
-        [program, "eval", "-m", file, "-f", text, "-c", str(CONTEXT), "--json"], check=True,
-        capture_output=True, text=True).stdout)
+    answer = offstage(program, "eval", "-m", file, "-f", text, "-c", CONTEXT)
     if answer["tokens"] != ids:
         raise ValueError(f"{text}: offstage's token ids differ from PyPI tokenizers'")
     return sum(answer["nll"]), len(answer["nll"])
+
+
+def locality(program: str, file: str, texts: list[pathlib.Path], folder: pathlib.Path) -> dict:
+    """Of the routing over all texts: reuse by lag, caches' hit rates, how well the next layer's gate
+    names its experts one and two layers ahead."""
+    text, trace = folder / "all.valid.txt", folder / "all.trace"
+    text.write_bytes(b"".join(path.read_bytes() for path in texts))
+    record = offstage(program, "trace", "record", "-m", file, "-f", text, "-c", CONTEXT,
+                      "--out", trace, "--gate-accuracy")
+    stats = offstage(program, "trace", "stats", trace)
+    rates = {policy: [offstage(program, "trace", "replay", trace, "--policy", policy,
+                               "--capacity", share)["hit_rate"] for share in CAPACITIES]
+             for policy in ("lru", "belady")}
+    return {"tokens": record["tokens"], "hit_rate": rates,
+            "reuse": {entry["lag"]: entry["value"] for entry in stats["reuse_at_lag"]},
+            "gate": {entry["layers_ahead"]: entry["recall"] for entry in record["gate_accuracy"]}}
 
 
 class Bigram:
@@ -119,7 +140,8 @@ def main() -> int:
     parser.add_argument("--out", type=pathlib.Path, required=True)
     parser.add_argument("--tokens", type=int, default=12_000, help="of each domain")
     parser.add_argument("--sample", type=pathlib.Path, help="what tests/app/demo_test.cc reads")
-    parser.add_argument("files", nargs="+", metavar="NAME=GGUF")
+    parser.add_argument("files", nargs="+", metavar="NAME=GGUF",
+                        help="of the last one, the routing too")
     args = parser.parse_args()
     kept = torch.load(args.train / "last.pt", mmap=True)
     net = model.Demo(model.Shape(**kept["shape"]))
@@ -153,6 +175,9 @@ def main() -> int:
         total, count = bigram.nll(ids, best)
         figures["loss"][domain]["bigram"] = total / count
     figures["smoothing"] = best
+    figures["locality"] = locality(
+        args.offstage, list(files.values())[-1],
+        [args.out.with_name(f"{domain}.valid.txt") for domain in data.DOMAINS], args.out.parent)
     figures["entropy"], figures["least_used"] = entropy(use)
     args.out.write_text(json.dumps(figures, indent=1) + "\n")
     if args.sample:
