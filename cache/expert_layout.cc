@@ -11,9 +11,7 @@ namespace {
 // each starts at another place within its first one.
 uint64_t span_bytes_max(const ExpertTensorFacts& facts, uint32_t n_experts) {
   uint64_t longest = 0;
-  for (uint32_t e = 0; e < n_experts; ++e)
-    longest = std::max(longest, span_bytes({facts.file, facts.offset + e * facts.bytes_per_expert,
-                                            facts.bytes_per_expert}));
+  for (uint32_t e = 0; e < n_experts; ++e) longest = std::max(longest, span_bytes(facts.extent(e)));
   return longest;
 }
 
@@ -44,8 +42,7 @@ ExpertLayout::ExpertLayout(std::vector<ExpertLayerFacts> layers, uint32_t n_expe
 
 Extent ExpertLayout::extent(LayerIndex layer, ExpertId expert, ExpertMatrix matrix) const {
   DCHECK(expert.value < n_experts_);
-  const ExpertTensorFacts& facts = layers_[layer.value][static_cast<size_t>(matrix)];
-  return {facts.file, facts.offset + expert.value * facts.bytes_per_expert, facts.bytes_per_expert};
+  return layers_[layer.value][static_cast<size_t>(matrix)].extent(expert.value);
 }
 
 PieceId ExpertLayout::piece(LayerIndex layer, ExpertId expert, ExpertMatrix matrix) const {

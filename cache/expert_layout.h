@@ -1,6 +1,7 @@
 // Where every expert lies on the drives, and how it lies in a slot.
 //
-// An expert is three matrices (gate, up, down), each one extent of a file. A slot holds the three
+// An expert is three matrices (gate, up, down), each one extent: of a file, or striped over the
+// files of a packed store. A slot holds the three
 // sector-rounded spans one after another. Layers whose experts have the same size share a size
 // class: in a mixed file (Q4_K_M) a layer's down matrix may be a third larger than its neighbour's.
 // Layers without experts aren't counted: LayerIndex 0 is the first that has some, and a dense model
@@ -22,13 +23,20 @@ namespace offstage {
 enum class ExpertMatrix : uint8_t { kGate = 0, kUp = 1, kDown = 2 };
 inline constexpr uint32_t kExpertMatrices = 3;
 
-// One experts' tensor of one layer: expert e's matrix is at offset + e · bytes_per_expert.
+// One experts' tensor of one layer: expert e's matrix is at offset + e · stride.
 struct ExpertTensorFacts {
   std::string name;     // "blk.3.ffn_down_exps.weight"
   uint32_t tensor = 0;  // its place in the model's directory (PieceId)
   uint32_t file = 0;
   uint64_t offset = 0;
   uint64_t bytes_per_expert = 0;
+  uint64_t stride_bytes = 0;  // 0: bytes_per_expert, as in a GGUF
+  uint64_t stripe_bytes = 0;  // Extent::stripe_bytes
+
+  Extent extent(uint32_t expert) const {
+    const uint64_t stride = stride_bytes == 0 ? bytes_per_expert : stride_bytes;
+    return {file, offset + expert * stride, bytes_per_expert, stripe_bytes};
+  }
 };
 
 using ExpertLayerFacts = std::array<ExpertTensorFacts, kExpertMatrices>;

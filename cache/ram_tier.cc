@@ -4,6 +4,7 @@
 
 #include "base/check.h"
 #include "cache/read_cookie.h"
+#include "io/drives.h"
 
 namespace offstage {
 namespace {
@@ -255,9 +256,9 @@ Status RamTier::judge(const ReadDone& done, PieceHash hash) {
   const PieceId piece = parts_.layout.piece(s.layer, s.expert, matrix);
   const HashVerdict verdict = parts_.index.judge(piece, hash);
   const std::string& tensor = parts_.layout.tensor_name(s.layer, matrix);
-  const std::string& path = parts_.paths[done.extent.file];
 
   if (verdict == HashVerdict::kConflict || verdict == HashVerdict::kMismatch) {
+    const std::string path = names_of(parts_.paths, done.extent);
     if (verdict == HashVerdict::kMismatch && (reading.reread_mask & bit(matrix)) != 0)
       return make_error(ErrorCode::kHashMismatch,
                         "{}: tensor '{}' expert {} at offset {}: {} bytes were read twice and "

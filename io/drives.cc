@@ -42,4 +42,10 @@ Result<DriveMap> group_by_drive(const std::vector<std::string>& paths, DriveGrou
   return map;
 }
 
+std::string names_of(const std::vector<std::string>& paths, const Extent& extent) {
+  std::string names = paths[extent.file];
+  for (uint32_t i = 1; i < stripe_count(extent); ++i) names += " + " + paths[extent.file + i];
+  return names;
+}
+
 }  // namespace offstage

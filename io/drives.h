@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/result.h"
+#include "io/extent.h"
 
 namespace offstage {
 
@@ -29,5 +30,8 @@ enum class DriveGrouping : uint8_t {
 
 // Errors name the path: kNotFound, kPermission, kIo.
 Result<DriveMap> group_by_drive(const std::vector<std::string>& paths, DriveGrouping grouping);
+
+// The file of an extent, or those it is striped over: for messages.
+std::string names_of(const std::vector<std::string>& paths, const Extent& extent);
 
 }  // namespace offstage

@@ -113,6 +113,25 @@ HashVerdict HashIndex::judge(PieceId id, PieceHash hash) {
 
 void HashIndex::confirm(PieceId piece, PieceHash hash) { settle(pieces_[place_of(piece)], hash); }
 
+std::optional<PieceId> HashIndex::adopt(std::span<const PieceHash> hashes) {
+  CHECK_EQ(hashes.size(), pieces_.size());
+  for (size_t i = 0; i < pieces_.size(); ++i) {
+    if (pieces_[i].state != State::kConfirmed || pieces_[i].hash == hashes[i]) continue;
+    const auto after = std::upper_bound(first_piece_.begin(), first_piece_.end(), i);
+    const auto tensor = static_cast<uint32_t>(after - first_piece_.begin() - 1);
+    return PieceId{tensor, static_cast<uint32_t>(i - first_piece_[tensor])};
+  }
+  for (size_t i = 0; i < pieces_.size(); ++i) settle(pieces_[i], hashes[i]);
+  return std::nullopt;
+}
+
+std::vector<PieceHash> HashIndex::hashes() const {
+  CHECK(complete());
+  std::vector<PieceHash> hashes;
+  for (const Piece& piece : pieces_) hashes.push_back(piece.hash);
+  return hashes;
+}
+
 IndexContents HashIndex::contents() const {
   IndexContents contents;
   contents.identity = identity_;

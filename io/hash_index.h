@@ -12,6 +12,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -58,6 +59,12 @@ class HashIndex {
   HashVerdict judge(PieceId piece, PieceHash hash);
   // Sets a piece as confirmed (inspect --verify, pack).
   void confirm(PieceId piece, PieceHash hash);
+
+  // Confirms all pieces as a store has them (io/store.h), in the index's order. The first one that
+  // is confirmed here with another hash stops it: one of the two is stale.
+  std::optional<PieceId> adopt(std::span<const PieceHash> hashes);
+  // Of a complete index, in its order.
+  std::vector<PieceHash> hashes() const;
 
   struct Counts {
     uint64_t pieces = 0, confirmed = 0, provisional = 0, conflicts = 0, mismatches = 0;

@@ -15,6 +15,7 @@ namespace {
 
 struct InspectFlags {
   std::string model;
+  std::vector<std::string> drives;
   bool tensors = false, experts = false, verify = false, json = false;
 };
 
@@ -69,6 +70,10 @@ void print_card(const Card& card) {
   fmt::print("  vocabulary     {}, context {}\n", spec.n_vocab, spec.context_train);
   fmt::print("  file           {} in {} shard(s)\n",
              format_bytes(card.file.gguf.total_file_bytes()), card.file.gguf.shards().size());
+  if (card.file.store)
+    fmt::print("  packed         {} in each of {} drive(s): {}\n",
+               format_bytes(card.file.store->layout.file_bytes), card.file.store->paths.size(),
+               fmt::join(card.file.store->paths, ", "));
   if (card.layout.n_layers() != 0)
     fmt::print("  on the drive   {} of experts ({} each), cached in RAM\n",
                format_bytes(card.layout.total_expert_bytes()), format_bytes(card.expert_bytes));
@@ -156,13 +161,14 @@ void add_listings(const InspectFlags& flags, const Card& card, nlohmann::ordered
                       {"shard", extent.file},
                       {"offset", extent.offset},
                       {"bytes", extent.bytes}});
+      if (extent.stripe_bytes != 0) list.back()["stripe_bytes"] = extent.stripe_bytes;
     });
     json["expert_extents"] = std::move(list);
   }
 }
 
 Result<VerifyReport> verify(const ModelFile& file, Notices& notices) {
-  OFFSTAGE_TRY(HashIndex index, HashIndex::open(file.gguf, file.pieces_per_tensor(), notices));
+  OFFSTAGE_TRY(HashIndex index, file.open_index(notices));
   IoEngineOptions io;
   io.paths = file.paths();
   OFFSTAGE_TRY(const auto engine, open_io_engine(io, notices));
@@ -193,7 +199,7 @@ nlohmann::ordered_json verify_json(const VerifyReport& report) {
 
 Result<int> inspect(const InspectFlags& flags) {
   OFFSTAGE_TRY(const std::string model, model_or_default(flags.model));
-  OFFSTAGE_TRY(const auto file, ModelFile::open(model));
+  OFFSTAGE_TRY(const auto file, ModelFile::open(model, flags.drives));
   const Card card(*file);
   Notices notices;
   NoticePrinter printer(notices);
@@ -215,8 +221,10 @@ Result<int> inspect(const InspectFlags& flags) {
     if (flags.experts)
       for_each_expert_extent(card, [](uint32_t layer, uint32_t expert, const std::string& tensor,
                                       const Extent& extent) {
-        fmt::print("layer {} expert {} {} shard {} offset {} bytes {}\n", layer, expert, tensor,
-                   extent.file, extent.offset, extent.bytes);
+        fmt::print(
+            "layer {} expert {} {} shard {} offset {} bytes {}{}\n", layer, expert, tensor,
+            extent.file, extent.offset, extent.bytes,
+            extent.stripe_bytes == 0 ? "" : fmt::format(" in stripes of {}", extent.stripe_bytes));
       });
   }
   return report.mismatch_count == 0 ? kExitOk : kExitError;
@@ -228,6 +236,7 @@ void add_inspect_command(CLI::App& app, Command& chosen) {
   auto flags = std::make_shared<InspectFlags>();
   CLI::App* command = app.add_subcommand("inspect", "model card, tensors, experts, hashes");
   add_model_flag(*command, flags->model);
+  add_drive_flag(*command, flags->drives, kReadDrivesHelp);
   command->add_flag("--tensors", flags->tensors, "list every tensor");
   command->add_flag("--experts", flags->experts, "list every expert's extents");
   command->add_flag("--verify", flags->verify,

@@ -45,8 +45,14 @@ void add_model_flag(CLI::App& command, std::string& model) {
                      "GGUF file, or any one shard of it (default: $OFFSTAGE_MODEL, then the demo)");
 }
 
+CLI::Option* add_drive_flag(CLI::App& command, std::vector<std::string>& drives,
+                            const std::string& help) {
+  return command.add_option("--drive", drives, help)->allow_extra_args(false);
+}
+
 void ModelFlags::add_to(CLI::App& command) {
   add_model_flag(command, model);
+  add_drive_flag(command, drives, kReadDrivesHelp);
   command.add_option("--ram", ram,
                      "host memory of the whole process, e.g. 8G (default: 90 % of what is free)");
   command.add_option("-c,--ctx-size", context, "positions of context")->capture_default_str();
@@ -65,7 +71,7 @@ void ModelFlags::add_to(CLI::App& command) {
   command.add_option("--io-engine", io_engine, "auto, uring or threads")->capture_default_str();
   command.add_option("--direct-io", direct_io, "auto, on or off: reads past the page cache")
       ->capture_default_str();
-  command.add_option("--io-depth", io_depth, "reads in flight")
+  command.add_option("--io-depth", io_depth, "reads in flight, on each drive")
       ->check(CLI::Range(1u, 1024u))
       ->capture_default_str();
   command
@@ -86,6 +92,10 @@ void ModelFlags::add_to(CLI::App& command) {
                                          "-ngl: not used; Offstage places experts, "
                                          "not layers, and computes on the CPU today");
   command.add_option("--io-fault", io_fault, "inject read faults, for tests")->group("");
+  command
+      .add_flag("--folders-are-drives", folders_are_drives,
+                "folders of one disk stand for disks, for tests and measurements")
+      ->group("");
 }
 
 void ModelFlags::add_measuring_to(CLI::App& command) {
@@ -111,7 +121,9 @@ Result<RuntimeOptions> ModelFlags::parse() const {
   options.threads = threads;
   options.chunk_rows = chunk;
   options.chunk_rows_fixed = chunk_option->count() != 0;
+  options.drives = drives;
   options.io_depth = io_depth;
+  if (folders_are_drives) options.drive_grouping = DriveGrouping::kFolder;
   options.cache_policy = cache_policy;
   options.warm_start = !no_warm_start;
   const auto policies = policy_names();

@@ -3,6 +3,7 @@
 
 #include <CLI/CLI.hpp>
 #include <string>
+#include <vector>
 
 #include "base/result.h"
 #include "runtime/options.h"
@@ -13,9 +14,10 @@ struct ModelFlags {
   std::string model, ram, cache_type_k = "f16", cache_type_v = "f16", io_engine = "auto",
                           direct_io = "auto", prefetch = "auto", cache_policy = "auto",
                           record = "token", io_fault, replay_routing, pace;
+  std::vector<std::string> drives;
   uint32_t context = 4096, threads = 0, chunk = 512, io_depth = 32;
   uint32_t gpu_layers = 0;
-  bool no_warm_start = false;
+  bool no_warm_start = false, folders_are_drives = false;
   double oracle_recall = 1;
   CLI::Option* chunk_option = nullptr;
   CLI::Option* gpu_layers_option = nullptr;
@@ -29,5 +31,9 @@ struct ModelFlags {
 };
 
 void add_model_flag(CLI::App& command, std::string& model);
+CLI::Option* add_drive_flag(CLI::App& command, std::vector<std::string>& drives,
+                            const std::string& help);
+inline constexpr const char* kReadDrivesHelp =
+    "folder of a store that `offstage pack` made, once for each drive (default: the GGUF in place)";
 
 }  // namespace offstage

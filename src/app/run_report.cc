@@ -53,6 +53,33 @@ nlohmann::ordered_json guess_recall(const Lookahead& lookahead) {
   return json;
 }
 
+// The whole run's, loading included.
+nlohmann::ordered_json drives_json(const Runtime& runtime) {
+  auto json = nlohmann::ordered_json::array();
+  const std::vector<DriveCounters> drives = runtime.reads().drive_counters();
+  for (size_t i = 0; i < drives.size(); ++i)
+    json.push_back({{"folder", runtime.drives().names[i]},
+                    {"bytes", drives[i].bytes},
+                    {"reads", drives[i].reads},
+                    {"errors", drives[i].errors},
+                    {"in_flight_max", drives[i].in_flight_max},
+                    {"busy_ms", ms(drives[i].busy_ns)}});
+  return json;
+}
+
+// One line a drive, where there are several.
+std::string drives_lines(const Runtime& runtime) {
+  const std::vector<DriveCounters> drives = runtime.reads().drive_counters();
+  std::string text;
+  for (size_t i = 0; i < drives.size() && drives.size() > 1; ++i)
+    text +=
+        fmt::format("drive    {}: {} read in {} ({} reads, {} errors), {:.0f} MB/s while busy\n",
+                    runtime.drives().names[i], format_bytes(drives[i].bytes),
+                    format_duration_ns(drives[i].busy_ns), drives[i].reads, drives[i].errors,
+                    per_second(static_cast<double>(drives[i].bytes) / 1e6, drives[i].busy_ns));
+  return text;
+}
+
 // "experts 61.2 %, wait_drive 20.1 %, …", largest first.
 std::string causes_line(const CauseTimes& causes) {
   std::vector<size_t> order(kCauseCount);
@@ -136,6 +163,7 @@ std::string run_summary(Runtime& runtime, const Generation& generation, const Ce
                         decode.prefetched, decode.drive_reads,
                         format_bytes(decode.prefetch_wasted_bytes));
   text += measuring_lines(runtime);
+  text += drives_lines(runtime);
   text += fmt::format("time     {}\n", causes_line(decode.causes));
   text += fmt::format(
       "memory   peak {} of {}; {} threads, {}, {}, {}\n", format_bytes(peak_resident_bytes()),
@@ -220,6 +248,7 @@ nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
   json["threads"] = runtime.threads();
   json["io_engine"] = runtime.io().name();
   json["direct_io"] = runtime.io().direct_io(0);
+  json["drives"] = drives_json(runtime);
   json["isa"] = isa_name(runtime.kernels().isa);
   json["pace_bytes_per_s"] = runtime.options().pace_bytes_per_s;
   json["routing"] = routing_json(runtime);

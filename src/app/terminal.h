@@ -6,6 +6,7 @@
 #include <string>
 #include <string_view>
 
+#include "base/clock.h"
 #include "base/notices.h"
 #include "base/result.h"
 
@@ -23,18 +24,26 @@ class NoticePrinter {
   size_t printed_ = 0;
 };
 
-// A bar that redraws itself; silent when stderr is no terminal.
+// A bar that redraws itself; silent when stderr is no terminal. With the time left, for what takes
+// minutes: then a log gets a line every ten seconds.
 class ProgressBar {
  public:
-  explicit ProgressBar(std::string_view label);
+  enum class Eta : bool { kHide, kShow };
+  explicit ProgressBar(std::string_view label, Eta eta = Eta::kHide);
   ~ProgressBar() { finish(); }
   void update(uint64_t done, uint64_t total);
   void finish();  // clears the line
 
  private:
+  std::string eta(uint64_t done, uint64_t total);
+  void log_line(uint64_t done, uint64_t total);
+
   std::string_view label_;
+  Eta eta_;
   bool active_;
   int last_percent_ = -1;
+  SteadyClock clock_;
+  int64_t begun_ns_ = 0, logged_ns_ = 0;
 };
 
 // The first Ctrl-C sets the flag, the second ends the process.

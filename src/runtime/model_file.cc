@@ -2,12 +2,37 @@
 #include "runtime/runtime.h"
 
 namespace offstage {
+namespace {
 
-Result<std::unique_ptr<ModelFile>> ModelFile::open(const std::string& path) {
+// From where the experts lie in the GGUF to where they lie in the store: its files come after the
+// GGUF's, and a layer's experts follow each other at one distance.
+void place_in_store(std::vector<ExpertLayerFacts>& layers, uint32_t n_experts,
+                    const StoreLayout& store, size_t first_file) {
+  size_t piece = 0;
+  for (ExpertLayerFacts& layer : layers) {
+    const size_t next_expert = piece + (n_experts == 1 ? 0 : kExpertMatrices);
+    for (uint32_t m = 0; m < kExpertMatrices; ++m) {
+      const Extent& first = store.extents[piece + m];
+      layer[m].file = static_cast<uint32_t>(first_file) + first.file;
+      layer[m].offset = first.offset;
+      layer[m].stride_bytes = store.extents[next_expert + m].offset - first.offset;
+      layer[m].stripe_bytes = first.stripe_bytes;
+    }
+    piece += size_t{n_experts} * kExpertMatrices;
+  }
+}
+
+}  // namespace
+
+Result<std::unique_ptr<ModelFile>> ModelFile::open(const std::string& path,
+                                                   const std::vector<std::string>& drives) {
   auto file = std::make_unique<ModelFile>();
   OFFSTAGE_TRY(file->gguf, GgufModel::open(path));
   OFFSTAGE_TRY(file->spec, ModelSpec::from_gguf(file->gguf));
   OFFSTAGE_TRY(file->tensors, ModelTensors::from_gguf(file->gguf, file->spec));
+  if (drives.empty()) return file;
+  OFFSTAGE_TRY(StoreLayout layout, file->store_layout(static_cast<uint32_t>(drives.size())));
+  OFFSTAGE_TRY(file->store, open_store(std::move(layout), drives, file->gguf.path()));
   return file;
 }
 
@@ -22,7 +47,50 @@ ExpertLayout ModelFile::expert_layout() const {
     if (layer.has_experts())
       layers.push_back({facts_of(*layer.gate_experts), facts_of(*layer.up_experts),
                         facts_of(*layer.down_experts)});
+  if (store) place_in_store(layers, n_experts, store->layout, gguf.shards().size());
   return ExpertLayout(std::move(layers), n_experts);
+}
+
+// Layer by layer, an expert's three matrices beside each other: what is called together, and what
+// a prompt reads in order, lies together.
+Result<StoreLayout> ModelFile::store_layout(uint32_t n_drives) const {
+  if (n_drives > kStripesMax)
+    return make_error(ErrorCode::kInvalidArgument, "--drive: {} drives, at most {} are possible",
+                      n_drives, kStripesMax);
+  if (spec.n_moe_layers() == 0)
+    return make_error(ErrorCode::kUnsupported, "{}: a dense model has no experts to pack",
+                      gguf.path());
+  const std::vector<uint32_t> counts = pieces_per_tensor();
+  OFFSTAGE_TRY(const IndexIdentity identity, identify(gguf, counts));
+  uint64_t n_hashes = 0;
+  for (const uint32_t count : counts) n_hashes += count;
+  const uint32_t n_experts = spec.router.n_experts;
+  std::vector<StorePiece> pieces;
+  for (const LayerTensors& layer : tensors.layers) {
+    if (!layer.has_experts()) continue;
+    for (uint32_t e = 0; e < n_experts; ++e)
+      for (const GgufTensor* tensor : {layer.gate_experts, layer.up_experts, layer.down_experts})
+        pieces.push_back({{static_cast<uint32_t>(tensor - gguf.tensors().data()), e},
+                          tensor->bytes / n_experts});
+  }
+  return lay_out_store(identity, n_hashes, std::move(pieces), n_drives);
+}
+
+Result<HashIndex> ModelFile::open_index(Notices& notices) const {
+  OFFSTAGE_TRY(HashIndex index, HashIndex::open(gguf, pieces_per_tensor(), notices));
+  if (!store) return index;
+  if (store->model_changed)
+    notices.add("store",
+                fmt::format("{}: its time of change isn't the one it was packed with; what "
+                            "is read is held against the store's hashes",
+                            gguf.path()));
+  const std::optional<PieceId> other = index.adopt(store->hashes);
+  if (!other) return index;
+  return make_error(ErrorCode::kHashMismatch,
+                    "{}: stale: its hash of tensor '{}' expert {} isn't the one of {}; pack it "
+                    "again",
+                    store->paths.front(), gguf.tensors()[other->tensor].name, other->expert,
+                    index.path());
 }
 
 std::vector<uint32_t> ModelFile::pieces_per_tensor() const {
@@ -42,6 +110,7 @@ std::vector<uint32_t> ModelFile::pieces_per_tensor() const {
 std::vector<std::string> ModelFile::paths() const {
   std::vector<std::string> paths;
   for (const GgufShard& shard : gguf.shards()) paths.push_back(shard.path);
+  if (store) paths.insert(paths.end(), store->paths.begin(), store->paths.end());
   return paths;
 }
 

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "base/trace.h"
 #include "cpu/kernels.h"
@@ -21,6 +22,7 @@ enum class Prefetch : uint8_t {
 
 struct RuntimeOptions {
   std::string model_path;
+  std::vector<std::string> drives;    // folders of a packed store; none: the file in place
   std::optional<uint64_t> ram_bytes;  // the whole process; default: 90 % of what is available
   // What the process uses beside the plan's parts; measured if not given (tests give it, so that a
   // plan doesn't depend on what ran before).
@@ -34,7 +36,8 @@ struct RuntimeOptions {
   KvType v_type = KvType::kF16;   // -ctv
   IoEngineKind io_engine = IoEngineKind::kAuto;
   DirectIo direct_io = DirectIo::kAuto;
-  uint32_t io_depth = 32;  // reads in flight at most, on each drive
+  uint32_t io_depth = 32;                     // reads in flight at most, on each drive
+  int64_t read_deadline_ns = 30'000'000'000;  // of one read of an expert's matrix
   DriveGrouping drive_grouping = DriveGrouping::kDevice;
   Prefetch prefetch = Prefetch::kAuto;
   std::string cache_policy = "auto";  // cache/eviction.h lists them

@@ -18,7 +18,7 @@ constexpr uint32_t kPrefetchShare = 4;
 Result<std::unique_ptr<Runtime>> Runtime::open(const RuntimeOptions& options, Notices& notices,
                                                const Hooks& hooks) {
   std::unique_ptr<Runtime> runtime(new Runtime(options));
-  OFFSTAGE_TRY(runtime->file_, ModelFile::open(options.model_path));
+  OFFSTAGE_TRY(runtime->file_, ModelFile::open(options.model_path, options.drives));
   OFFSTAGE_TRY_VOID(runtime->take_replay(notices));
   OFFSTAGE_TRY(VocabularyFacts facts, vocabulary_from_gguf(runtime->file_->gguf));
   if (facts.tokens.size() > runtime->spec().n_vocab)
@@ -137,7 +137,7 @@ std::vector<std::span<const std::byte>> Runtime::resident_memory() const {
 
 Status Runtime::open_drive(HostArena& dense_arena, Notices& notices) {
   OFFSTAGE_TRY(slots_, SlotPool::create(plan_.slots, notices));
-  OFFSTAGE_TRY(index_, HashIndex::open(file_->gguf, file_->pieces_per_tensor(), notices));
+  OFFSTAGE_TRY(index_, file_->open_index(notices));
   IoEngineOptions io;
   io.paths = file_->paths();
   io.drive_of_file = drives_.drive_of_file;
@@ -150,6 +150,7 @@ Status Runtime::open_drive(HostArena& dense_arena, Notices& notices) {
   // A demand read finds at most this many blocks of guesses before it at the drive.
   ReadSchedulerOptions scheduling;
   scheduling.drive_of_file = drives_.drive_of_file;
+  scheduling.deadline_ns = options_.read_deadline_ns;
   scheduling.prefetch_depth = std::max(1u, options_.io_depth / kPrefetchShare);
   reads_ =
       std::make_unique<ReadScheduler>(*engine_, file_->paths(), clock_, scheduling, 2 * kReadsMax);

@@ -24,6 +24,7 @@
 #include "io/gguf.h"
 #include "io/hash_index.h"
 #include "io/read_scheduler.h"
+#include "io/store.h"
 #include "model/spec.h"
 #include "model/tensors.h"
 #include "model/tokenizer.h"
@@ -41,12 +42,19 @@ struct ModelFile {
   GgufModel gguf;
   ModelSpec spec;
   ModelTensors tensors;
-  static Result<std::unique_ptr<ModelFile>> open(const std::string& path);
+  std::optional<Store> store;  // where the experts are read from, if not from the file itself
+  // `drives`: the folders of a store that `offstage pack` made; none: the file in place.
+  static Result<std::unique_ptr<ModelFile>> open(const std::string& path,
+                                                 const std::vector<std::string>& drives = {});
 
   ExpertLayout expert_layout() const;
+  // Of a store over so many drives. Errors: the header can't be read any more.
+  Result<StoreLayout> store_layout(uint32_t n_drives) const;
   std::vector<uint32_t> pieces_per_tensor() const;  // for HashIndex
-  std::vector<std::string> paths() const;           // by shard
-  std::vector<uint64_t> file_bytes() const;         // by shard
+  // The index, with the store's hashes. kHashMismatch if they contradict each other.
+  Result<HashIndex> open_index(Notices& notices) const;
+  std::vector<std::string> paths() const;    // by shard, then the store's by drive
+  std::vector<uint64_t> file_bytes() const;  // by shard
   uint64_t total_params() const;
   uint64_t active_params() const;  // per token: dense once, n_used of n_experts
 };

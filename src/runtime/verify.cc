@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "base/check.h"
+#include "io/drives.h"
 
 namespace offstage {
 namespace {
@@ -17,27 +18,47 @@ struct Piece {
   Extent extent;
 };
 
-std::vector<Piece> pieces_of(const ModelFile& file) {
+// In the order of the file; with a store, experts come after the rest, in the store's order.
+std::vector<Piece> pieces_of(const ModelFile& file, const PieceSink* sink) {
   std::vector<Piece> pieces;
   const std::vector<uint32_t> counts = file.pieces_per_tensor();
   for (uint32_t t = 0; t < counts.size(); ++t) {
+    if (file.store && counts[t] != 1) continue;
     const GgufTensor& tensor = file.gguf.tensors()[t];
     const uint64_t bytes = tensor.bytes / counts[t];
     for (uint32_t e = 0; e < counts[t]; ++e)
-      pieces.push_back({{t, e}, {tensor.shard, tensor.offset + e * bytes, bytes}});
+      if (sink == nullptr || sink->wants({t, e}))
+        pieces.push_back({{t, e}, {tensor.shard, tensor.offset + e * bytes, bytes}});
+  }
+  if (!file.store) return pieces;
+  const StoreLayout& layout = file.store->layout;
+  for (size_t i = 0; i < layout.pieces.size(); ++i) {
+    if (counts[layout.pieces[i].id.tensor] == 1) continue;  // one expert: read from the file above
+    pieces.push_back({layout.pieces[i].id, layout.extents[i]});
+    pieces.back().extent.file += static_cast<uint32_t>(file.gguf.shards().size());
   }
   return pieces;
 }
 
+uint64_t largest_span(const std::vector<Piece>& pieces) {
+  uint64_t largest = kSectorBytes;
+  for (const Piece& piece : pieces) largest = std::max(largest, span_bytes(piece.extent));
+  return largest;
+}
+
 class Verifier {
  public:
-  Verifier(const ModelFile& file, HashIndex& index, ReadScheduler& reads, HostArena& arena)
-      : file_(file), index_(index), reads_(reads), pieces_(pieces_of(file)) {
-    for (const Piece& piece : pieces_) {
-      total_bytes_ += piece.extent.bytes;
-      largest_ = std::max(largest_, span_bytes(piece.extent));
-    }
-    for (uint32_t i = 0; i < kBuffers; ++i) buffers_.push_back(arena.take(largest_, kSectorBytes));
+  Verifier(const ModelFile& file, std::vector<Piece> pieces, HashIndex& index, ReadScheduler& reads,
+           HostArena& arena, PieceSink* sink)
+      : file_(file),
+        paths_(file.paths()),
+        pieces_(std::move(pieces)),
+        index_(index),
+        reads_(reads),
+        sink_(sink) {
+    for (const Piece& piece : pieces_) total_bytes_ += piece.extent.bytes;
+    const uint64_t largest = largest_span(pieces_);
+    for (uint32_t i = 0; i < kBuffers; ++i) buffers_.push_back(arena.take(largest, kSectorBytes));
     in_buffer_.resize(kBuffers);
     seen_.resize(kBuffers);
   }
@@ -53,7 +74,7 @@ class Verifier {
       const size_t n = reads_.reap(done, 1'000'000'000);
       for (size_t i = 0; i < n; ++i) {
         OFFSTAGE_TRY_VOID(std::move(done[i].status));
-        judge(done[i]);
+        OFFSTAGE_TRY_VOID(judge(done[i]));
       }
       if (progress) progress(report_.bytes, total_bytes_);
     }
@@ -79,7 +100,7 @@ class Verifier {
   }
 
   // Two reads that agree settle a piece, whatever the index thought of the first.
-  void judge(const ReadDone& done) {
+  Status judge(const ReadDone& done) {
     const auto buffer = static_cast<uint32_t>(done.cookie);
     const Piece& piece = pieces_[in_buffer_[buffer]];
     const PieceHash hash = hash_piece({done.data, piece.extent.bytes});
@@ -95,14 +116,22 @@ class Verifier {
     } else if ((verdict == HashVerdict::kMismatch && agrees) ||
                seen_[buffer].size() + 1 == kReadsPerPieceMax) {
       note_mismatch(piece, hash);
+      return next_piece(buffer);
     } else {
       seen_[buffer].push_back(hash);
       start(buffer);
-      return;
+      return {};
     }
+    if (sink_ != nullptr)
+      OFFSTAGE_TRY_VOID(sink_->take(piece.id, {done.data, piece.extent.bytes}, hash));
+    return next_piece(buffer);
+  }
+
+  Status next_piece(uint32_t buffer) {
     ++report_.pieces;
-    report_.bytes += piece.extent.bytes;
+    report_.bytes += pieces_[in_buffer_[buffer]].extent.bytes;
     start_next(buffer);
+    return {};
   }
 
   void note_mismatch(const Piece& piece, PieceHash hash) {
@@ -110,15 +139,17 @@ class Verifier {
     const GgufTensor& tensor = file_.gguf.tensors()[piece.id.tensor];
     report_.mismatches.push_back(fmt::format(
         "{}: tensor '{}' expert {} at offset {}: {} bytes don't match the index (found {:016x})",
-        file_.gguf.shards()[tensor.shard].path, tensor.name, piece.id.expert, piece.extent.offset,
+        names_of(paths_, piece.extent), tensor.name, piece.id.expert, piece.extent.offset,
         piece.extent.bytes, hash));
   }
 
   const ModelFile& file_;
+  const std::vector<std::string> paths_;
+  const std::vector<Piece> pieces_;
   HashIndex& index_;
   ReadScheduler& reads_;
-  std::vector<Piece> pieces_;
-  uint64_t total_bytes_ = 0, largest_ = 0;
+  PieceSink* const sink_;
+  uint64_t total_bytes_ = 0;
   std::vector<std::byte*> buffers_;
   std::vector<size_t> in_buffer_;             // by buffer: the piece being read
   std::vector<std::vector<PieceHash>> seen_;  // by buffer: hashes of that piece that didn't settle
@@ -130,13 +161,14 @@ class Verifier {
 
 Result<VerifyReport> verify_model(const ModelFile& file, HashIndex& index, IoEngine& engine,
                                   Notices& notices, const std::atomic<bool>* cancel,
-                                  const std::function<void(uint64_t, uint64_t)>& progress) {
-  uint64_t largest = kSectorBytes;
-  for (const Piece& piece : pieces_of(file)) largest = std::max(largest, span_bytes(piece.extent));
-  OFFSTAGE_TRY(HostArena arena, HostArena::create("verify buffers", kBuffers * largest, notices));
+                                  const std::function<void(uint64_t, uint64_t)>& progress,
+                                  PieceSink* sink) {
+  std::vector<Piece> pieces = pieces_of(file, sink);
+  OFFSTAGE_TRY(HostArena arena,
+               HostArena::create("verify buffers", kBuffers * largest_span(pieces), notices));
   const SteadyClock clock;
   ReadScheduler reads(engine, file.paths(), clock, {}, 2 * kBuffers);
-  Verifier verifier(file, index, reads, arena);
+  Verifier verifier(file, std::move(pieces), index, reads, arena, sink);
   const Status status = verifier.run(cancel, progress);
   OFFSTAGE_TRY_VOID(status);
   return verifier.report();
