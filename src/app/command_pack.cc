@@ -37,7 +37,10 @@ Result<int> pack(const PackFlags& flags) {
   PackOptions options;
   options.folders = flags.drives;
   options.cancel = &install_interrupt_flag();
-  options.progress = [&](uint64_t done, uint64_t total) { bar.update(done, total); };
+  options.progress = [&](uint64_t done, uint64_t total) {
+    printer.print();  // what an earlier pack left, before the bar
+    bar.update(done, total);
+  };
   const auto report = pack_model(*file, *engine, options, notices);
   bar.finish();
   printer.print();
