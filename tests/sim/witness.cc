@@ -10,10 +10,13 @@ namespace offstage::sim {
 namespace {
 
 constexpr int kPoison = 0xEE;
-constexpr int64_t kHealthyNs = 5'000'000;  // no read of a healthy drive takes longer
+// A read that takes longer was kept waiting: 100 times slower than the fastest drive is.
+constexpr int64_t kHealthyNs = 2'000'000;
 constexpr uint32_t kIdleReapsMax = 20'000;
 // What the scheduler may wait before it asks again: io/read_scheduler.h.
 constexpr int64_t kBackoffNs = 64'000'000;
+
+int64_t stall_of(int64_t latency_ns) { return latency_ns > kHealthyNs ? latency_ns : 0; }
 
 }  // namespace
 
@@ -90,7 +93,7 @@ void Witness::see(const ReadCompletion& completion) {
   flight.open = false;
   --writers_[flight.slot.value];
   --outstanding_;
-  stalled_ns_ += std::max<int64_t>(0, clock_.now_ns() - flight.submitted_ns - kHealthyNs);
+  stalled_ns_ += stall_of(clock_.now_ns() - flight.submitted_ns);
   PieceAnswers& piece = answers_[flight.piece];
   if (completion.result < 0) {
     stalled_ns_ += kBackoffNs;
@@ -126,8 +129,7 @@ size_t Witness::reap(std::span<ReadCompletion> out, int64_t timeout_ns) {
 int64_t Witness::stalled_ns() const {
   int64_t total = stalled_ns_;
   for (const Flight& flight : flights_)
-    if (flight.open)
-      total += std::max<int64_t>(0, clock_.now_ns() - flight.submitted_ns - kHealthyNs);
+    if (flight.open) total += stall_of(clock_.now_ns() - flight.submitted_ns);
   return total;
 }
 

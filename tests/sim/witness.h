@@ -54,7 +54,7 @@ class Witness final : public IoEngine {
   bool is_written_to(SlotIndex slot) const { return writers_[slot.value] != 0; }
   uint32_t outstanding() const { return outstanding_; }
   PieceAnswers& answers(LayerIndex layer, ExpertId expert, ExpertMatrix matrix);
-  // How long reads were kept waiting beyond what a healthy drive takes, all of them together.
+  // How long reads took that no healthy drive takes so long for, all of them together.
   int64_t stalled_ns() const;
   // The first thing that must not be, if any.
   const std::string& violation() const { return violation_; }
