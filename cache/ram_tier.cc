@@ -11,6 +11,10 @@ namespace {
 
 constexpr uint8_t kAllMatrices = (1u << kExpertMatrices) - 1;
 constexpr int64_t kReapTimeoutNs = 1'000'000'000;  // the scheduler's deadline ends a wait, not this
+// While a prompt's misses stream through the staging slots, at most this many experts, and this
+// share of the slots, are computed at a time: the others go on being read.
+constexpr uint32_t kStreamBatchMax = 16;
+constexpr uint32_t kStreamBatchShare = 4;
 
 constexpr uint8_t bit(ExpertMatrix matrix) {
   return static_cast<uint8_t>(1u << static_cast<unsigned>(matrix));
@@ -59,62 +63,87 @@ void RamTier::begin(const LayerEvent& event, Phase phase) {
   phase_ = phase;
   parts_.policy.on_event(event);
 
-  std::vector<ExpertCall> misses;
+  // What comes new to the slots: misses, and guesses that turn out to be right.
+  std::vector<ExpertCall> newcomers;
   for (const ExpertCall& call : event.calls) {
     CHECK(!needed_[call.expert.value]);
     needed_[call.expert.value] = 1;
     keep_[call.expert.value] = 1;
     const int32_t slot = slot_of_[place(layer, call.expert)];
-    if (slot == kAbsent) {
-      ++counters_.drive_reads;
-      trace_miss(call.expert);
-      misses.push_back(call);
-    } else if (reading_[static_cast<uint32_t>(slot)].guessed) {
-      ++counters_.drive_reads;
-      trace_miss(call.expert);
-      take_over_guess(SlotIndex(static_cast<uint32_t>(slot)));
-    } else {
+    if (slot != kAbsent && !reading_[static_cast<uint32_t>(slot)].guessed) {
       ++counters_.ram_hits;
       ready_.push_back(ready_expert(SlotIndex(static_cast<uint32_t>(slot))));
+      continue;
+    }
+    ++counters_.drive_reads;
+    trace_miss(call.expert);
+    newcomers.push_back(call);
+  }
+  if (phase == Phase::kPrefill) plan_what_stays(newcomers);
+  for (const ExpertCall& call : newcomers) {
+    const int32_t slot = slot_of_[place(layer, call.expert)];
+    if (slot == kAbsent) {
+      missing_.push_back(call.expert);
+    } else {
+      take_over_guess(SlotIndex(static_cast<uint32_t>(slot)));
     }
   }
   give_up_wrong_guesses();
-  if (phase == Phase::kPrefill) {
-    const uint32_t share = parts_.plan.kept_per_layer[layer.value];
-    const size_t room = share - std::min(share, residents_[layer.value]);
-    std::stable_sort(misses.begin(), misses.end(),
-                     [](const ExpertCall& a, const ExpertCall& b) { return a.uses > b.uses; });
-    for (size_t i = room; i < misses.size(); ++i) keep_[misses[i].expert.value] = 0;
-    std::sort(misses.begin(), misses.end(),
-              [](const ExpertCall& a, const ExpertCall& b) { return a.expert < b.expert; });
-  }
-  for (const ExpertCall& miss : misses) missing_.push_back(miss.expert);
+  ahead_.clear();
   start_reads();
 }
 
-// As many missing experts as there are slots and reads for, handed to the engine in one burst.
+// Of what a prompt's chunk brings, the most called stay, as many as the layer has unused slots for;
+// and it is read in the order of the file.
+void RamTier::plan_what_stays(std::vector<ExpertCall>& newcomers) {
+  uint32_t residents = 0;
+  for (uint32_t e = 0; e < parts_.layout.n_experts(); ++e) {
+    const int32_t slot = slot_of_[place(layer_, ExpertId(e))];
+    if (slot != kAbsent && !reading_[static_cast<uint32_t>(slot)].guessed) ++residents;
+  }
+  const size_t room = share(layer_) - std::min(share(layer_), residents);
+  std::stable_sort(newcomers.begin(), newcomers.end(),
+                   [](const ExpertCall& a, const ExpertCall& b) { return a.uses > b.uses; });
+  for (size_t i = room; i < newcomers.size(); ++i) keep_[newcomers[i].expert.value] = 0;
+  std::sort(newcomers.begin(), newcomers.end(),
+            [](const ExpertCall& a, const ExpertCall& b) { return a.expert < b.expert; });
+}
+
+uint32_t RamTier::share(LayerIndex layer) const {
+  const uint32_t kept = parts_.plan.kept_per_layer[layer.value];
+  return phase_ == Phase::kPrefill ? kept - parts_.plan.lent_in_prefill(layer) : kept;
+}
+
+// As many missing experts as there are slots and reads for, handed to the engine in one burst; when
+// none is missing any more, those that the next layer will call.
 void RamTier::start_reads() {
   burst_.clear();
-  while (!missing_.empty()) {
-    const size_t with_the_drive = matrices_in_flight_ + parts_.reads.quarantined();
-    if (with_the_drive + kExpertMatrices > parts_.reads_max) break;
-    if (!take_slot_for(missing_.front())) break;
+  while (!missing_.empty() && has_reads_for_an_expert() && take_slot_for(missing_.front()))
     missing_.pop_front();
-  }
+  if (missing_.empty()) take_slots_ahead();
   if (!burst_.empty()) parts_.reads.start(burst_);
+}
+
+bool RamTier::has_reads_for_an_expert() const {
+  return matrices_in_flight_ + parts_.reads.quarantined() + kExpertMatrices <= parts_.reads_max;
 }
 
 bool RamTier::take_slot_for(ExpertId expert) {
   const std::optional<SlotIndex> slot = acquire_slot();
   if (!slot) return false;
-  parts_.pool.begin_read(*slot, layer_, expert);
-  slot_of_[place(layer_, expert)] = static_cast<int32_t>(slot->value);
-  ++residents_[layer_.value];
   ++experts_reading_;
-  reading_[slot->value] = {};
-  for (uint32_t m = 0; m < kExpertMatrices; ++m)
-    burst_.push_back(read_job(*slot, static_cast<ExpertMatrix>(m)));
+  queue_reads(*slot, layer_, expert, {});
   return true;
+}
+
+// An empty slot becomes the expert's; its reads are added to the burst.
+void RamTier::queue_reads(SlotIndex slot, LayerIndex layer, ExpertId expert, Reading reading) {
+  parts_.pool.begin_read(slot, layer, expert);
+  slot_of_[place(layer, expert)] = static_cast<int32_t>(slot.value);
+  ++residents_[layer.value];
+  reading_[slot.value] = reading;
+  for (uint32_t m = 0; m < kExpertMatrices; ++m)
+    burst_.push_back(read_job(slot, static_cast<ExpertMatrix>(m)));
 }
 
 std::optional<SlotIndex> RamTier::acquire_slot() {
@@ -135,7 +164,7 @@ ReadJob RamTier::read_job(SlotIndex slot, ExpertMatrix matrix) {
   job.extent = parts_.layout.extent(s.layer, s.expert, matrix);
   job.buffer = s.memory + parts_.layout.span_in_slot(s.layer, matrix);
   job.cookie = make_cookie(slot, s.generation, matrix);
-  job.lane = reading_[slot.value].guessed ? ReadLane::kPrefetch : ReadLane::kDemand;
+  job.lane = reading_[slot.value].lane;
   parts_.pool.read_started(slot);
   ++matrices_in_flight_;
   return job;
@@ -161,8 +190,7 @@ Result<PinnedExperts> RamTier::next() {
                         "layer {}: every expert slot is held by a read that never completed",
                         layer_.value);
   }
-  handed_.swap(ready_);
-  for (const ReadyExpert& expert : handed_) parts_.pool.pin(expert.slot);
+  hand_out();
   return PinnedExperts(handed_.empty() ? nullptr : this, handed_);
 }
 
@@ -180,38 +208,20 @@ size_t RamTier::take_arrivals(bool wait) {
   return n_done;
 }
 
-void RamTier::trace_arrival(const ReadDone& done) {
-  const ReadRecord record = record_of(done);
-  parts_.trace->arrived(record, matrices_in_flight_);
-  for (uint32_t i = 0; i < stripe_count(done.extent); ++i) {
-    const Extent part = stripe(done.extent, i);
-    parts_.trace->delivered(parts_.trace->drive_of(part.file), span_bytes(part), record.issued_ns,
-                            record.completed_ns);
+// All that is ready. While a prompt streams: a few, those first whose slots go back to reading, so
+// that the drive has slots to fill while they compute.
+void RamTier::hand_out() {
+  size_t n = ready_.size();
+  if (phase_ == Phase::kPrefill && !(missing_.empty() && ahead_.empty())) {
+    const uint32_t slots = parts_.plan.streaming_slots(parts_.layout, layer_);
+    n = std::min<size_t>(n, std::clamp(slots / kStreamBatchShare, 1u, kStreamBatchMax));
+    std::stable_partition(ready_.begin(), ready_.end(),
+                          [&](const ReadyExpert& e) { return keep_[e.expert.value] == 0; });
   }
-}
-
-ReadRecord RamTier::record_of(const ReadDone& done) const {
-  const SlotIndex slot = cookie_slot(done.cookie);
-  const Slot& s = parts_.pool[slot];
-  ReadRecord record;
-  record.layer = parts_.trace->block_of(s.layer.value);
-  record.expert = s.expert.value;
-  record.matrix = static_cast<uint8_t>(cookie_matrix(done.cookie));
-  record.drive = Trace::drive_index(done.drive);
-  record.guessed = reading_[slot.value].guessed;
-  record.retries = done.retries;
-  record.bytes = span_bytes(done.extent);
-  record.started_ns = done.started_ns;
-  // A read that never got to the kernel was in the queue all the time.
-  record.issued_ns = done.issued_ns == 0 ? done.completed_ns : done.issued_ns;
-  record.last_issued_ns = done.last_issued_ns == 0 ? record.issued_ns : done.last_issued_ns;
-  record.completed_ns = done.completed_ns;
-  return record;
-}
-
-void RamTier::trace_miss(ExpertId expert) {
-  if (parts_.trace == nullptr) return;
-  parts_.trace->missed(parts_.layout.extent(layer_, expert, ExpertMatrix::kGate).file);
+  const auto end = ready_.begin() + static_cast<ptrdiff_t>(n);
+  handed_.assign(ready_.begin(), end);
+  ready_.erase(ready_.begin(), end);
+  for (const ReadyExpert& expert : handed_) parts_.pool.pin(expert.slot);
 }
 
 Status RamTier::absorb(std::span<const ReadDone> done) {
@@ -348,6 +358,8 @@ void RamTier::end() {
   CHECK(in_event_);
   CHECK(handed_.empty());
   in_event_ = false;
+  const bool failed = !missing_.empty() || experts_reading_ != 0;
+  if (failed) ahead_.clear();  // nobody will come to the next layer
   missing_.clear();
   ready_.clear();
   experts_reading_ = 0;
@@ -360,8 +372,8 @@ void RamTier::end() {
     if (parts_.pool[index].state != SlotState::kReading) continue;
     give_up(index);
   }
-  while (residents_[layer_.value] > parts_.plan.kept_per_layer[layer_.value])
-    CHECK(evict_one(layer_));
+  while (residents_[layer_.value] > share(layer_)) CHECK(evict_one(layer_));
+  start_reads();  // slots came back
 }
 
 }  // namespace offstage

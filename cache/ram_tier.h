@@ -17,6 +17,9 @@
 // A coming event's calls may be guessed: prefetch() reads them into slots that nobody needs now,
 // behind every demand read. begin() of their layer takes over those that are called, finished or
 // not, and gives up the others; nothing that is called or kept is ever evicted for a guess.
+// A prompt's chunk calls nearly all experts, so there guesses needn't be timid: read_ahead() names
+// what the next layer will call, and slots that come back go on reading it as soon as this layer
+// has all it needs.
 //
 // No kernel sees bytes that weren't held against the index (promise 3): matrices are hashed by the
 // compute workers as they arrive; a mismatch is read again once, then next() fails with file,
@@ -26,6 +29,7 @@
 
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -74,6 +78,11 @@ class PinnedExperts {
   std::span<const ReadyExpert> experts_;
 };
 
+struct ExpertPlace {
+  LayerIndex layer;
+  ExpertId expert;
+};
+
 struct TierCounters {
   uint64_t ram_hits = 0;     // experts called and resident, once per event
   uint64_t drive_reads = 0;  // experts called and read
@@ -86,6 +95,8 @@ struct TierCounters {
   uint64_t prefetches_failed = 0;      // a read or its hash failed before anybody called it
   uint64_t prefetch_useful_bytes = 0;  // of experts, as called
   uint64_t prefetch_wasted_bytes = 0;  // read in vain
+  uint64_t preloads = 0;               // experts read by preload()
+  uint64_t preload_bytes = 0;
 };
 
 struct RamTierParts {
@@ -119,6 +130,16 @@ class RamTier {
   // there are empty slots and reads to spare. Within an event of another layer or between events.
   void prefetch(LayerIndex layer, std::span<const ExpertId> experts);
 
+  // The same for a prompt's chunk and experts that will almost certainly be called, in the order of
+  // the file: all of them, as slots come back, with the drive's whole depth. Until begin().
+  void read_ahead(LayerIndex layer, std::span<const ExpertId> experts);
+
+  // Between events: makes experts resident as far as their layers' shares have room, in the order
+  // of the files at full depth; `progress` sees bytes. The first failure ends it, announced: the
+  // rest is read when it is called.
+  void preload(std::span<const ExpertPlace> experts,
+               const std::function<void(uint64_t done, uint64_t total)>& progress);
+
   const TierCounters& counters() const { return counters_; }
   uint32_t resident_count(LayerIndex layer) const;
   // Has a slot: called in an event before, or guessed.
@@ -130,10 +151,18 @@ class RamTier {
     uint8_t verified_mask = 0;
     uint8_t reread_mask = 0;  // matrices whose mismatch was already read again
     bool guessed = false;     // prefetched, and its layer has had no event since
+    ReadLane lane = ReadLane::kDemand;
   };
+  struct Preload;
 
   void start_reads();
+  bool has_reads_for_an_expert() const;
   bool take_slot_for(ExpertId expert);
+  void queue_reads(SlotIndex slot, LayerIndex layer, ExpertId expert, Reading reading);
+  void take_slots_ahead();
+  void plan_what_stays(std::vector<ExpertCall>& newcomers);
+  void hand_out();
+  uint32_t share(LayerIndex layer) const;
   std::optional<SlotIndex> acquire_slot();
   ReadJob read_job(SlotIndex slot, ExpertMatrix matrix);
   size_t take_arrivals(bool wait);
@@ -150,6 +179,7 @@ class RamTier {
   void give_up(SlotIndex slot);
   void drop_guess(SlotIndex slot, const Error& error);
   bool evict_guess(uint32_t slot_class);
+  std::vector<Preload> take_slots_for(std::span<const ExpertPlace> experts);
   void evict(LayerIndex layer, SlotIndex slot);
   bool evict_one(LayerIndex layer);
   ReadyExpert ready_expert(SlotIndex slot) const;
@@ -174,9 +204,12 @@ class RamTier {
   std::vector<ReadyExpert> handed_;  // backs the PinnedExperts that is out
   uint32_t experts_reading_ = 0;     // of this event
   uint32_t matrices_in_flight_ = 0;
+  std::deque<ExpertId> ahead_;  // of ahead_layer_, not yet being read
+  LayerIndex ahead_layer_;
   std::vector<ReadDone> done_;     // scratch of reap()
   std::vector<PieceHash> hashes_;  // scratch of absorb()
   std::vector<ReadJob> burst_;     // scratch of start_reads()
+  Status preload_status_;
 };
 
 }  // namespace offstage

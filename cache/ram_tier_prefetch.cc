@@ -17,15 +17,33 @@ void RamTier::prefetch(LayerIndex layer, std::span<const ExpertId> experts) {
     if (with_the_drive + kExpertMatrices > parts_.reads_max / 2) break;
     const auto slot = parts_.pool.take_empty(parts_.layout.slot_class(layer));
     if (!slot) break;
-    parts_.pool.begin_read(*slot, layer, expert);
-    slot_of_[place(layer, expert)] = static_cast<int32_t>(slot->value);
-    ++residents_[layer.value];
-    reading_[slot->value] = {.guessed = true};
-    for (uint32_t m = 0; m < kExpertMatrices; ++m)
-      burst_.push_back(read_job(*slot, static_cast<ExpertMatrix>(m)));
+    queue_reads(*slot, layer, expert, {.guessed = true, .lane = ReadLane::kPrefetch});
     ++counters_.prefetches;
   }
   if (!burst_.empty()) parts_.reads.start(burst_);
+}
+
+void RamTier::read_ahead(LayerIndex layer, std::span<const ExpertId> experts) {
+  const CauseScope scope(parts_.timer, Cause::kCache);
+  CHECK(!in_event_ || layer != layer_);
+  ahead_layer_ = layer;
+  ahead_.assign(experts.begin(), experts.end());
+  start_reads();
+}
+
+// In the demand lane: they are as good as called, and stand behind what was called before.
+void RamTier::take_slots_ahead() {
+  while (!ahead_.empty()) {
+    const ExpertId expert = ahead_.front();
+    if (!is_resident(ahead_layer_, expert)) {
+      if (!has_reads_for_an_expert()) return;
+      const auto slot = parts_.pool.take_empty(parts_.layout.slot_class(ahead_layer_));
+      if (!slot) return;
+      queue_reads(*slot, ahead_layer_, expert, {.guessed = true});
+      ++counters_.prefetches;
+    }
+    ahead_.pop_front();
+  }
 }
 
 bool RamTier::is_of_event(SlotIndex slot) const {
@@ -37,6 +55,7 @@ bool RamTier::is_of_event(SlotIndex slot) const {
 void RamTier::take_over_guess(SlotIndex slot) {
   const Slot& s = parts_.pool[slot];
   reading_[slot.value].guessed = false;
+  reading_[slot.value].lane = ReadLane::kDemand;
   ++counters_.prefetches_useful;
   counters_.prefetch_useful_bytes += parts_.layout.expert_bytes(s.layer);
   if (s.state == SlotState::kVerified) {
@@ -99,6 +118,10 @@ bool RamTier::evict_guess(uint32_t slot_class) {
 
 // Whoever calls that expert reads it again, and gets the error if it stays.
 void RamTier::drop_guess(SlotIndex slot, const Error& error) {
+  if (!reading_[slot.value].guessed) {
+    preload_status_ = tl::unexpected(error);
+    return give_up(slot);
+  }
   if (counters_.prefetches_failed++ == 0)
     parts_.notices.add("prefetch", error.message + "; it is read again if it is called");
   give_up(slot);

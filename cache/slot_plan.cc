@@ -8,6 +8,8 @@ namespace offstage {
 namespace {
 
 constexpr uint64_t kSlotsMin = 2;
+constexpr uint32_t kLentShare = 8;
+constexpr uint64_t kLentBytesMax = 256ull << 20;
 
 uint64_t experts_of(const ExpertLayout& layout, uint32_t slot_class) {
   return uint64_t{layout.n_experts()} * layout.class_layers(slot_class);
@@ -28,7 +30,32 @@ void keep_all_if_full(const ExpertLayout& layout, uint32_t slot_class, SlotPlan&
     if (layout.slot_class(LayerIndex(l)) == slot_class) plan.kept_per_layer[l] = layout.n_experts();
 }
 
+// Up to a whole layer's experts in flight, for as much as an eighth of what the layers keep. More
+// than kLentBytesMax is more than a drive reads during one layer's attention.
+void plan_lending(const ExpertLayout& layout, SlotPlan& plan) {
+  plan.lent_per_layer.assign(layout.n_layers(), 0);
+  for (uint32_t l = 0; l < layout.n_layers(); ++l) {
+    const uint32_t c = layout.slot_class(LayerIndex(l));
+    const uint32_t layers = layout.class_layers(c);
+    const SlotClassPlan& slots = plan.classes[c];
+    if (slots.n_staging == 0) continue;  // every expert has its slot
+    const uint32_t wanted =
+        layout.n_experts() - std::min(layout.n_experts(), slots.n_staging) + layers - 1;
+    plan.lent_per_layer[l] = static_cast<uint32_t>(
+        std::min({uint64_t{plan.kept_per_layer[l] / kLentShare}, uint64_t{wanted / layers},
+                  kLentBytesMax / slots.slot_bytes / layers}));
+  }
+}
+
 }  // namespace
+
+uint32_t SlotPlan::streaming_slots(const ExpertLayout& layout, LayerIndex layer) const {
+  const uint32_t slot_class = layout.slot_class(layer);
+  uint32_t total = classes[slot_class].n_staging;
+  for (uint32_t l = 0; l < lent_per_layer.size(); ++l)
+    if (layout.slot_class(LayerIndex(l)) == slot_class) total += lent_per_layer[l];
+  return total;
+}
 
 uint64_t SlotPlan::bytes() const {
   uint64_t total = 0;
@@ -89,6 +116,7 @@ Result<SlotPlan> plan_slots(const ExpertLayout& layout, uint32_t n_used, uint64_
       grew = true;
     }
   }
+  plan_lending(layout, plan);
   return plan;
 }
 

@@ -20,7 +20,15 @@ struct SlotClassPlan {
 struct SlotPlan {
   std::vector<SlotClassPlan> classes;
   std::vector<uint32_t> kept_per_layer;  // experts that stay resident after a layer was computed
+  // Of those, how many a layer gives up while a prompt is read: a prompt reads nearly all experts,
+  // and with little staging the drive would stand still during attention. Empty: none.
+  std::vector<uint32_t> lent_per_layer;
 
+  uint32_t lent_in_prefill(LayerIndex layer) const {
+    return lent_per_layer.empty() ? 0 : lent_per_layer[layer.value];
+  }
+  // What a prompt's experts of this layer stream through.
+  uint32_t streaming_slots(const ExpertLayout& layout, LayerIndex layer) const;
   uint64_t bytes() const;
   uint32_t n_slots() const;
 };

@@ -63,6 +63,7 @@ struct ThreadPool::State {
   std::vector<std::thread> workers;
   std::vector<uint32_t> processors;  // [worker]; empty: not bound
   std::chrono::steady_clock::time_point next_move{};
+  std::function<void()> between_chunks;  // the caller's
 
   // Workers are bound and the caller isn't, so the system may put both on one core and leave it
   // so: measured on two cores with one busy, the second worker then got 2 % of the chunks.
@@ -84,6 +85,7 @@ struct ThreadPool::State {
       const uint32_t begin = next.fetch_add(chunk, std::memory_order_relaxed);
       if (begin >= n) return;
       trampoline(context, begin, std::min(n, begin + chunk), worker);
+      if (worker == 0 && between_chunks) between_chunks();
     }
   }
 
@@ -157,16 +159,26 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : state_->workers) worker.join();
 }
 
+void ThreadPool::set_between_chunks(std::function<void()> between) {
+  state_->between_chunks = std::move(between);
+}
+
 uint32_t ThreadPool::size() const { return static_cast<uint32_t>(state_->workers.size()) + 1; }
 
 void ThreadPool::run(uint32_t n, uint32_t grain, void* context, Trampoline trampoline) {
   if (n == 0) return;
   grain = std::max(1u, grain);
-  if (size() == 1 || n <= grain) return trampoline(context, 0, n, 0);
   State& state = *state_;
-  state.keep_caller_apart();
   const uint32_t pieces = size() * kChunksPerWorker;
   const uint32_t chunk = ((n + pieces - 1) / pieces + grain - 1) / grain * grain;
+  if (size() == 1 || n <= grain) {
+    for (uint32_t begin = 0; begin < n; begin += chunk) {
+      trampoline(context, begin, std::min(n, begin + chunk), 0);
+      if (state.between_chunks) state.between_chunks();
+    }
+    return;
+  }
+  state.keep_caller_apart();
   // `next` overshoots by at most one chunk per worker.
   CHECK_LE(uint64_t{n} + uint64_t{chunk} * (size() + 1), uint64_t{UINT32_MAX});
   state.n = n;

@@ -27,6 +27,10 @@ class ThreadPool {
 
   uint32_t size() const;
 
+  // `between` runs on the caller's thread after every chunk that the caller computed: for what
+  // can't wait until a long job is over. It must not call parallel_for.
+  void set_between_chunks(std::function<void()> between);
+
   // Runs body(begin, end, worker) over [0, n) in chunks of at least `grain`, taken dynamically.
   // Not reentrant: one caller at a time.
   template <typename Body>

@@ -100,8 +100,8 @@ class ReadScheduler {
   // up).
   bool cancel(uint64_t cookie);
 
-  // Moves finished jobs to `out`; waits up to `timeout_ns` for the first. A wait without any job
-  // unfinished returns 0 at once.
+  // Moves finished jobs to `out`; waits up to `timeout_ns` for the first if any is unfinished. An
+  // empty `out` only takes the engine's answers and asks it for more: in between other work.
   size_t reap(std::span<ReadDone> out, int64_t timeout_ns);
 
   // Cookies of jobs that came back with buffer_free = false and whose last block has since

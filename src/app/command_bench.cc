@@ -144,7 +144,7 @@ Result<int> bench(BenchFlags flags) {
   for (const BenchTest& test : tests) positions = std::max(positions, test.positions());
   if (flags.context_option->count() == 0) flags.model.context = positions;
   if (!flags.timeline_file.empty()) flags.model.record = "read";
-  if (flags.cold) flags.model.no_warm_start = true;
+  if (flags.cold) flags.model.no_warm_start = flags.model.no_preload = true;
 
   const std::atomic<bool>& interrupted = install_interrupt_flag();
   std::vector<Json> rows;

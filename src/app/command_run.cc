@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <random>
@@ -168,6 +169,18 @@ Result<int> run_chat(Runtime& runtime, const RunFlags& flags, Sampler& sampler, 
   return interrupted ? kExitInterrupted : kExitOk;
 }
 
+// No token is shorter than a byte, but for the few that begin a text: chunks needn't be wider than
+// the prompt. 0 where its length isn't known.
+uint32_t prompt_tokens_max(const RunFlags& flags) {
+  constexpr uint64_t kSpecialTokens = 8;
+  if (flags.interactive() || flags.chat.given()) return 0;
+  uint64_t bytes = flags.prompt.size();
+  std::error_code unknown;
+  if (!flags.prompt_file.empty()) bytes = std::filesystem::file_size(flags.prompt_file, unknown);
+  if (unknown) return 0;
+  return static_cast<uint32_t>(std::min<uint64_t>(bytes + kSpecialTokens, UINT32_MAX));
+}
+
 Result<int> run(RunFlags flags) {
   OFFSTAGE_TRY_VOID(flags.sampler.check());
   flags.sampler.seed = flags.seed < 0 ? std::random_device{}() : static_cast<uint64_t>(flags.seed);
@@ -181,6 +194,7 @@ Result<int> run(RunFlags flags) {
       return make_error(ErrorCode::kInvalidArgument, "--timeline needs a prompt (-p or -f)");
     flags.model.record = "read";
   }
+  flags.model.prompt_tokens_max = prompt_tokens_max(flags);
   Notices notices;
   OFFSTAGE_TRY(const auto runtime, open_runtime(flags.model, notices));
   NoticePrinter printer(notices);

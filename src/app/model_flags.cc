@@ -35,6 +35,11 @@ constexpr std::array kPrefetch = {std::pair("auto", Prefetch::kAuto),
 constexpr std::array kRecord = {std::pair("token", RecordLevel::kToken),
                                 std::pair("layer", RecordLevel::kLayer),
                                 std::pair("read", RecordLevel::kRead)};
+constexpr std::array kNuma = {
+    std::pair("off", Numa::kOff), std::pair("distribute", Numa::kDistribute),
+    std::pair("isolate", Numa::kIsolate), std::pair("numactl", Numa::kNumactl)};
+constexpr std::array kProbe = {std::pair("auto", Probe::kAuto), std::pair("off", Probe::kOff),
+                               std::pair("force", Probe::kForce)};
 constexpr std::array kDirect = {std::pair("auto", DirectIo::kAuto), std::pair("on", DirectIo::kOn),
                                 std::pair("off", DirectIo::kOff)};
 
@@ -61,9 +66,13 @@ void ModelFlags::add_to(CLI::App& command) {
       ->capture_default_str();
   chunk_option = command
                      .add_option("--ubatch-size", chunk,
-                                 "-ub: prompt tokens per forward (default: up to 512, less when "
-                                 "--ram is short)")
+                                 "-ub: prompt tokens per forward (default: 512, less when --ram is "
+                                 "short, more when the drive is slow)")
                      ->check(CLI::Range(1u, 65536u));
+  command
+      .add_option("-b,--batch-size", batch, "prompt tokens per forward at most, if -ub isn't given")
+      ->check(CLI::Range(1u, 65536u))
+      ->capture_default_str();
   command.add_option("--cache-type-k", cache_type_k, "-ctk: keys as f16, f32 or q8_0")
       ->capture_default_str();
   command.add_option("--cache-type-v", cache_type_v, "-ctv: values as f16, f32 or q8_0")
@@ -71,8 +80,16 @@ void ModelFlags::add_to(CLI::App& command) {
   command.add_option("--io-engine", io_engine, "auto, uring or threads")->capture_default_str();
   command.add_option("--direct-io", direct_io, "auto, on or off: reads past the page cache")
       ->capture_default_str();
-  command.add_option("--io-depth", io_depth, "reads in flight, on each drive")
-      ->check(CLI::Range(1u, 1024u))
+  io_depth_option =
+      command
+          .add_option("--io-depth", io_depth,
+                      "reads in flight, on each drive (default: what the probe found, else "
+                      "32)")
+          ->check(CLI::Range(1u, 1024u));
+  command
+      .add_option("--probe", probe,
+                  "auto, off or force: try for half a second how the drive likes to be read, when "
+                  "experts come from it; auto keeps the result beside the model")
       ->capture_default_str();
   command
       .add_option("--prefetch", prefetch,
@@ -88,6 +105,17 @@ void ModelFlags::add_to(CLI::App& command) {
       .add_option("--record", record,
                   "token, layer or read: how deep the record of where time goes reaches")
       ->capture_default_str();
+  command.add_flag("--mlock", mlock,
+                   "keep the planned memory from being swapped out; an error where that isn't "
+                   "allowed (ulimit -l)");
+  command
+      .add_option("--numa", numa,
+                  "off, distribute (memory over all nodes), isolate (memory and threads on this "
+                  "one) or numactl (as that has set it)")
+      ->capture_default_str();
+  command.add_flag("--no-preload", no_preload,
+                   "read experts when they are called, not at start (as far as RAM will keep "
+                   "them)");
   gpu_layers_option = command.add_option("--n-gpu-layers", gpu_layers,
                                          "-ngl: not used; Offstage places experts, "
                                          "not layers, and computes on the CPU today");
@@ -122,10 +150,14 @@ Result<RuntimeOptions> ModelFlags::parse() const {
   options.chunk_rows = chunk;
   options.chunk_rows_fixed = chunk_option->count() != 0;
   options.drives = drives;
-  options.io_depth = io_depth;
+  if (io_depth_option->count() != 0) options.io_depth = io_depth;
   if (folders_are_drives) options.drive_grouping = DriveGrouping::kFolder;
+  options.chunk_rows_max = prompt_tokens_max == 0 ? batch : std::min(batch, prompt_tokens_max);
   options.cache_policy = cache_policy;
   options.warm_start = !no_warm_start;
+  options.preload = !no_preload;
+  options.mlock = mlock;
+  OFFSTAGE_TRY(options.numa, one_of("--numa", numa, kNuma));
   const auto policies = policy_names();
   if (std::find(policies.begin(), policies.end(), cache_policy) == policies.end())
     return make_error(ErrorCode::kInvalidArgument, "--cache-policy: expected one of {}, found '{}'",
@@ -144,6 +176,7 @@ Result<RuntimeOptions> ModelFlags::parse() const {
   OFFSTAGE_TRY(options.io_engine, one_of("--io-engine", io_engine, kEngines));
   OFFSTAGE_TRY(options.prefetch, one_of("--prefetch", prefetch, kPrefetch));
   OFFSTAGE_TRY(options.record, one_of("--record", record, kRecord));
+  OFFSTAGE_TRY(options.probe, one_of("--probe", probe, kProbe));
   OFFSTAGE_TRY(options.direct_io, one_of("--direct-io", direct_io, kDirect));
   const char* isa = std::getenv("OFFSTAGE_ISA");
   options.isa = isa == nullptr ? "" : isa;

@@ -12,14 +12,16 @@ namespace offstage {
 
 struct ModelFlags {
   std::string model, ram, cache_type_k = "f16", cache_type_v = "f16", io_engine = "auto",
-                          direct_io = "auto", prefetch = "auto", cache_policy = "auto",
-                          record = "token", io_fault, replay_routing, pace;
+                          direct_io = "auto", prefetch = "auto", probe = "auto", numa = "off",
+                          cache_policy = "auto", record = "token", io_fault, replay_routing, pace;
   std::vector<std::string> drives;
-  uint32_t context = 4096, threads = 0, chunk = 512, io_depth = 32;
+  uint32_t context = 4096, threads = 0, chunk = 512, batch = 4096, io_depth = 32;
   uint32_t gpu_layers = 0;
-  bool no_warm_start = false, folders_are_drives = false;
+  uint32_t prompt_tokens_max = 0;  // the command's: no prompt will be longer; 0: not known
+  bool no_warm_start = false, no_preload = false, mlock = false, folders_are_drives = false;
   double oracle_recall = 1;
   CLI::Option* chunk_option = nullptr;
+  CLI::Option* io_depth_option = nullptr;
   CLI::Option* gpu_layers_option = nullptr;
   CLI::Option* oracle_option = nullptr;  // nullptr without add_measuring_to()
 

@@ -1,5 +1,6 @@
 #include "app/open_runtime.h"
 
+#include <algorithm>
 #include <cstdio>
 
 #include "app/terminal.h"
@@ -35,6 +36,22 @@ void note_devices(Notices& notices) {
                                    device.name, format_bytes(device.memory_bytes), device.pci_id));
 }
 
+void print_drive(const DriveChoice& drive) {
+  if (drive.probed.empty()) return;
+  fmt::print(stderr, "drive    {:.0f} MB/s in blocks of {} at depth {} (probed {}{})\n",
+             drive.bytes_per_s / 1e6, format_bytes(drive.block_bytes), drive.depth, drive.probed,
+             drive.probe_ns == 0
+                 ? std::string()
+                 : fmt::format(", in {:.2f} s", static_cast<double>(drive.probe_ns) / 1e9));
+}
+
+void print_preloaded(const Runtime::Preloaded& preloaded) {
+  const double seconds = static_cast<double>(std::max<int64_t>(preloaded.ns, 1)) / 1e9;
+  fmt::print(stderr, "preload  {} experts, {} in {:.1f} s ({:.0f} MB/s)\n", preloaded.experts,
+             format_bytes(preloaded.bytes), seconds,
+             static_cast<double>(preloaded.bytes) / 1e6 / seconds);
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Runtime>> open_runtime(const ModelFlags& flags, Notices& notices) {
@@ -52,12 +69,20 @@ Result<std::unique_ptr<Runtime>> open_runtime(const ModelFlags& flags, Notices& 
     printer.print();
   };
   hooks.on_load = [&](uint64_t done, uint64_t total) { bar.update(done, total); };
+  ProgressBar experts_bar("experts");
+  hooks.on_preload = [&](uint64_t done, uint64_t total) {
+    bar.finish();
+    experts_bar.update(done, total);
+  };
   auto runtime = Runtime::open(options, notices, hooks);
   bar.finish();
+  experts_bar.finish();
   printer.print();
+  if (runtime) print_drive((*runtime)->drive());
   if (runtime && (*runtime)->warm_start_tokens() != 0)
     fmt::print(stderr, "warm     the cache knows what {} earlier tokens used\n",
                (*runtime)->warm_start_tokens());
+  if (runtime && (*runtime)->preloaded().experts != 0) print_preloaded((*runtime)->preloaded());
   return runtime;
 }
 

@@ -241,6 +241,9 @@ nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
   json["prefill"] = {{"ram_hits", record.prefill.ram_hits},
                      {"drive_reads", record.prefill.drive_reads},
                      {"bytes_read", record.prefill.bytes_read},
+                     {"read_ahead", record.prefill.prefetched},
+                     {"wasted_bytes", record.prefill.prefetch_wasted_bytes},
+                     {"chunk_tokens", runtime.plan().chunk_rows},
                      {"wait_ms", causes_json(record.prefill.causes)}};
   json["wait_ms"] = causes_json(decode.causes);
   json["ram_budget_bytes"] = runtime.plan().budget_bytes;
@@ -259,6 +262,15 @@ nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
   json["spikes"] = spikes_json(spikes);
   json["spike_classes"] = spike_classes_json(spikes);
   json["ceilings"] = ceilings_json(ceilings);
+  const DriveChoice& drive = runtime.drive();
+  json["drive"] = {{"block_bytes", drive.block_bytes},
+                   {"depth", drive.depth},
+                   {"bytes_per_s", drive.bytes_per_s},
+                   {"probed", drive.probed},
+                   {"probe_ms", ms(drive.probe_ns)}};
+  json["preload"] = {{"experts", runtime.preloaded().experts},
+                     {"bytes", runtime.preloaded().bytes},
+                     {"ms", ms(runtime.preloaded().ns)}};
   json["fallbacks"] = notices_json(notices);
   return json;
 }

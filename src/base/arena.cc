@@ -1,9 +1,12 @@
 #include "base/arena.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include <cerrno>
 #include <cstring>
+#include <fstream>
+#include <string>
 #include <utility>
 
 #include "base/check.h"
@@ -13,7 +16,15 @@
 namespace offstage {
 namespace {
 constexpr uint64_t kHugePageBytes = 2ull << 20;
+
+// "always madvise [never]": the advice is then taken and ignored.
+bool huge_pages_are_off() {
+  std::ifstream file("/sys/kernel/mm/transparent_hugepage/enabled");
+  std::string line;
+  return std::getline(file, line) && line.find("[never]") != std::string::npos;
 }
+
+}  // namespace
 
 Result<HostArena> HostArena::create(std::string_view purpose, uint64_t bytes, Notices& notices) {
   const auto rounded = checked_round_up(bytes == 0 ? 1 : bytes, 4096);
@@ -35,6 +46,10 @@ Result<HostArena> HostArena::create(std::string_view purpose, uint64_t bytes, No
   if (madvise(start + head, *rounded, MADV_HUGEPAGE) != 0) {
     notices.add("huge_pages", fmt::format("huge pages not available ({}); 4 KiB pages are used",
                                           std::strerror(errno)));
+  } else if (huge_pages_are_off()) {
+    notices.add(
+        "huge_pages",
+        "switched off in /sys/kernel/mm/transparent_hugepage/enabled; 4 KiB pages are used");
   }
   return HostArena(start + head, *rounded);
 }
@@ -70,6 +85,22 @@ Status HostArena::populate() {
                       std::strerror(errno));
   for (uint64_t offset = 0; offset < size_bytes_; offset += 4096) data_[offset] = std::byte{0};
   return {};
+}
+
+Status lock_memory(std::string_view purpose, std::span<std::byte> memory, uint64_t total_bytes) {
+  if (mlock(memory.data(), memory.size()) == 0) return {};
+  const int err = errno;
+  struct rlimit limit = {};
+  getrlimit(RLIMIT_MEMLOCK, &limit);
+  if (limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur >= total_bytes)
+    return make_error(ErrorCode::kOutOfMemory, "--mlock: {} for {} can't be locked: {}",
+                      format_bytes(memory.size()), purpose, std::strerror(err));
+  return make_error(ErrorCode::kPermission,
+                    "--mlock: {} are to be locked, RLIMIT_MEMLOCK allows {} (found by locking {} "
+                    "for {}: {}). Raise it (ulimit -l {}) or leave --mlock out",
+                    format_bytes(total_bytes), format_bytes(limit.rlim_cur),
+                    format_bytes(memory.size()), purpose, std::strerror(err),
+                    (total_bytes + 1023) / 1024);
 }
 
 }  // namespace offstage

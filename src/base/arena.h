@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 #include "base/notices.h"
@@ -17,7 +18,7 @@ namespace offstage {
 class HostArena {
  public:
   // Errors: kOutOfMemory with the size. Announces (subject "huge_pages") where the kernel won't
-  // take the advice.
+  // take the advice, or takes it and does nothing.
   static Result<HostArena> create(std::string_view purpose, uint64_t bytes, Notices& notices);
 
   HostArena(HostArena&& other) noexcept;
@@ -41,5 +42,10 @@ class HostArena {
   uint64_t size_bytes_ = 0;
   uint64_t used_bytes_ = 0;
 };
+
+// Touches the memory and keeps it from being swapped out until it is unmapped. `total_bytes`: all
+// that this process will lock, so that a limit that is too small is named once, with what it has to
+// be. Errors: kPermission, kOutOfMemory.
+Status lock_memory(std::string_view purpose, std::span<std::byte> memory, uint64_t total_bytes);
 
 }  // namespace offstage

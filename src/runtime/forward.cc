@@ -117,6 +117,7 @@ Status Forward::ffn_block(uint32_t layer, uint32_t n_rows, Phase phase) {
     const LayerIndex moe_layer(layer - spec.n_dense_layers);
     const Routing& routing = moe_.call(moe_layer, weights, s_.normed, n_rows, phase);
     parts_.lookahead.learn(moe_layer, routing.calls);
+    parts_.forecast.learn(moe_layer, routing.calls);
     show(moe_layer, routing);
     look_ahead(layer + 1, n_rows, phase);
     return moe_.compute(weights, s_.normed, n_rows, s_.x);
@@ -132,8 +133,10 @@ Status Forward::ffn_block(uint32_t layer, uint32_t n_rows, Phase phase) {
 
 void Forward::look_ahead(uint32_t layer, uint32_t n_rows, Phase phase) {
   const ModelSpec& spec = parts_.spec;
-  if (phase != Phase::kDecode || layer >= spec.n_layers || spec.is_dense_layer(layer)) return;
+  if (layer >= spec.n_layers || spec.is_dense_layer(layer)) return;
   const LayerIndex moe_layer(layer - spec.n_dense_layers);
+  if (phase == Phase::kPrefill)
+    return parts_.tier.read_ahead(moe_layer, parts_.forecast.foretell(moe_layer, n_rows));
   if (parts_.lookahead.wants(moe_layer, n_rows))
     parts_.lookahead.guess(moe_layer, parts_.weights.layers[layer], s_.x, n_rows);
 }

@@ -14,6 +14,7 @@
 #include "model/spec.h"
 #include "runtime/attention_gqa.h"
 #include "runtime/attention_mla.h"
+#include "runtime/chunk_forecast.h"
 #include "runtime/compute.h"
 #include "runtime/ffn_block.h"
 #include "runtime/gate_accuracy.h"
@@ -42,6 +43,7 @@ class Forward {
     KvType k_type, v_type;
     RamTier& tier;
     Lookahead& lookahead;
+    ChunkForecast& forecast;
     CauseTimer& timer;
     Trace& trace;
     Scratch scratch;

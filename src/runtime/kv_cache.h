@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/arena.h"
@@ -48,6 +49,7 @@ class KvCache {
   std::byte* k_row(SequenceId sequence, uint32_t position, uint32_t layer, uint32_t head);
   std::byte* v_row(SequenceId sequence, uint32_t position, uint32_t layer, uint32_t head);
 
+  std::span<std::byte> memory() const { return {arena_.data(), arena_.size_bytes()}; }
   uint32_t free_pages() const { return static_cast<uint32_t>(free_.size()); }
 
  private:

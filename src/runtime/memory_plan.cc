@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "base/checked_math.h"
 #include "base/units.h"
 #include "runtime/kv_cache.h"
 #include "runtime/rotary.h"
@@ -23,6 +24,9 @@ constexpr uint32_t kChunkRowsMin = 16;
 // chunk this share of what is left when everything has its least: the rest is for experts.
 constexpr uint64_t kScratchShare = 16;
 constexpr uint64_t kSpareShare = 8;
+// As much more where a wider chunk saves more reading than the experts it displaces.
+constexpr uint64_t kSlowDriveFactor = 2;
+constexpr uint32_t kChunkRowsStep = 64;
 
 uint64_t choose_budget(const PlanInputs& inputs, Notices& notices) {
   uint64_t budget =
@@ -45,15 +49,31 @@ struct ChunkRows {
   uint32_t asked = 0, least = 0;
 };
 
-ChunkRows chunk_limits(const RuntimeOptions& options) {
-  const uint32_t asked = std::clamp(options.chunk_rows, 1u, options.context);
-  return {asked, options.chunk_rows_fixed ? asked : std::min(asked, kChunkRowsMin)};
+// Every chunk reads nearly all experts, so a chunk should compute for as long as that takes: rows
+// beyond it save nothing, and their scratch costs slots.
+uint32_t balanced_rows(const PlanInputs& inputs) {
+  if (inputs.drive_bytes_per_s <= 0 || inputs.row_ns <= 0) return 0;
+  const double read_ns =
+      static_cast<double>(inputs.layout.total_expert_bytes()) / inputs.drive_bytes_per_s * 1e9;
+  const double rows = std::min(read_ns / inputs.row_ns, 1e6);
+  return static_cast<uint32_t>(round_up(static_cast<uint64_t>(rows) + 1, kChunkRowsStep));
 }
 
-// The widest chunk that leaves the experts room; halves from what was asked for.
+ChunkRows chunk_limits(const PlanInputs& inputs) {
+  const RuntimeOptions& options = inputs.options;
+  if (options.chunk_rows_fixed) {
+    const uint32_t asked = std::clamp(options.chunk_rows, 1u, options.context);
+    return {asked, asked};
+  }
+  const uint32_t most = std::max(1u, std::min(options.chunk_rows_max, options.context));
+  const uint32_t asked = std::clamp(std::max(options.chunk_rows, balanced_rows(inputs)), 1u, most);
+  return {asked, std::min(asked, kChunkRowsMin)};
+}
+
+// The widest chunk that leaves the experts room, an eighth less at a time from what was asked for.
 uint32_t choose_chunk_rows(const ModelSpec& spec, ChunkRows rows, uint64_t scratch_bytes_max) {
   while (rows.asked > rows.least && Scratch::bytes_needed(spec, rows.asked) > scratch_bytes_max)
-    rows.asked = std::max(rows.least, rows.asked / 2);
+    rows.asked = std::max(rows.least, rows.asked - std::max(1u, rows.asked / 8));
   return rows.asked;
 }
 
@@ -73,7 +93,7 @@ Result<MemoryPlan> plan_memory(const PlanInputs& inputs, Notices& notices) {
   plan.kv_bytes =
       plan.kv_pages * KvCache::shape_of(inputs.spec, options.k_type, options.v_type).page_bytes();
   plan.rotary_bytes = RotaryTable::bytes_needed(inputs.spec.rotary, options.context);
-  const ChunkRows rows = chunk_limits(options);
+  const ChunkRows rows = chunk_limits(inputs);
   const uint64_t slot_floor = slot_floor_bytes(inputs.layout);
   const uint64_t scratch_floor = Scratch::bytes_needed(inputs.spec, rows.least);
   const uint64_t least = plan.planned_bytes() + scratch_floor + slot_floor;
@@ -89,9 +109,10 @@ Result<MemoryPlan> plan_memory(const PlanInputs& inputs, Notices& notices) {
         format_bytes(slot_floor));
   plan.process_bytes += std::min(kFloorMarginBytes, plan.budget_bytes - least);
   const uint64_t spare = plan.budget_bytes - plan.planned_bytes() - scratch_floor - slot_floor;
-  plan.chunk_rows = choose_chunk_rows(
-      inputs.spec, rows,
-      std::min(plan.budget_bytes / kScratchShare, scratch_floor + spare / kSpareShare));
+  const uint64_t factor = rows.asked > options.chunk_rows ? kSlowDriveFactor : 1;
+  plan.chunk_rows = choose_chunk_rows(inputs.spec, rows,
+                                      std::min(factor * plan.budget_bytes / kScratchShare,
+                                               scratch_floor + factor * spare / kSpareShare));
   plan.scratch_bytes = Scratch::bytes_needed(inputs.spec, plan.chunk_rows);
   OFFSTAGE_TRY(plan.slots, plan_slots(inputs.layout, inputs.spec.router.n_used,
                                       plan.budget_bytes - plan.planned_bytes()));

@@ -29,6 +29,10 @@ struct MemoryPlan {
   uint32_t kv_pages = 0;
   SlotPlan slots;
 
+  // Every expert has its slot, so the drive is silent once they are read.
+  bool all_resident(const ExpertLayout& layout) const {
+    return slots.n_slots() == layout.n_layers() * layout.n_experts();
+  }
   uint64_t planned_bytes() const {
     return process_bytes + dense_bytes + kv_bytes + rotary_bytes + scratch_bytes + slot_bytes;
   }
@@ -44,6 +48,9 @@ struct PlanInputs {
   uint64_t resident_now = 0;
   uint64_t available = 0;                // MemAvailable
   std::optional<uint64_t> cgroup_limit;  // binds: a larger --ram is lowered to it, announced
+  // For the width of a prompt's chunks: 0 if not known.
+  double drive_bytes_per_s = 0;
+  double row_ns = 0;  // to compute one more row
 };
 Result<MemoryPlan> plan_memory(const PlanInputs& inputs, Notices& notices);
 

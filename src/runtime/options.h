@@ -8,6 +8,7 @@
 
 #include "base/trace.h"
 #include "cpu/kernels.h"
+#include "cpu/topology_numa.h"
 #include "io/drives.h"
 #include "io/engine.h"
 
@@ -20,6 +21,22 @@ enum class Prefetch : uint8_t {
   kAlways,  // every guess is read, right or wrong: for measurements
 };
 
+// The short probe of the drive at start (runtime/start_probe.h).
+enum class Probe : uint8_t {
+  kOff,
+  kAuto,   // where experts come from the drive, and no earlier start kept a profile of it
+  kForce,  // now, whatever was kept
+};
+
+// How the drive is asked, and how that was found.
+struct DriveChoice {
+  uint32_t block_bytes = 1u << 20;  // largest single read
+  uint32_t depth = 32;              // reads in flight, on each drive
+  double bytes_per_s = 0;           // of one drive; 0: not known
+  std::string probed;               // when, in UTC; empty: these are the defaults
+  int64_t probe_ns = 0;             // what the probe of this start took
+};
+
 struct RuntimeOptions {
   std::string model_path;
   std::vector<std::string> drives;    // folders of a packed store; none: the file in place
@@ -29,14 +46,18 @@ struct RuntimeOptions {
   std::optional<uint64_t> process_bytes;
   uint32_t context = 4096;  // -c: positions of KV, all sequences together
   uint32_t n_sequences = 1;
-  uint32_t chunk_rows = 512;      // -ub: rows of one prefill forward; less if RAM is short
-  bool chunk_rows_fixed = false;  // asked for: refuse rather than shrink
-  uint32_t threads = 0;           // -t; 0: one per physical core
-  KvType k_type = KvType::kF16;   // -ctk
-  KvType v_type = KvType::kF16;   // -ctv
+  uint32_t chunk_rows = 512;       // -ub: rows of one prefill forward; less if RAM is short, more
+                                   // where the drive is slower than the arithmetic
+  bool chunk_rows_fixed = false;   // asked for: refuse rather than shrink
+  uint32_t chunk_rows_max = 4096;  // -b, and the longest prompt that will come, if that is known
+  uint32_t threads = 0;            // -t; 0: one per physical core
+  KvType k_type = KvType::kF16;    // -ctk
+  KvType v_type = KvType::kF16;    // -ctv
   IoEngineKind io_engine = IoEngineKind::kAuto;
   DirectIo direct_io = DirectIo::kAuto;
-  uint32_t io_depth = 32;                     // reads in flight at most, on each drive
+  // Reads in flight at most, on each drive; default: what the probe found, else 32.
+  std::optional<uint32_t> io_depth;
+  Probe probe = Probe::kAuto;
   int64_t read_deadline_ns = 30'000'000'000;  // of one read of an expert's matrix
   DriveGrouping drive_grouping = DriveGrouping::kDevice;
   Prefetch prefetch = Prefetch::kAuto;
@@ -45,6 +66,9 @@ struct RuntimeOptions {
   std::optional<double> oracle_prefetch;  // with it: guesses are true, this share of the calls
   bool warm_start = true;                 // begin with what earlier runs' experts were used for
   RecordLevel record = RecordLevel::kToken;
+  bool mlock = false;  // what the plan holds never leaves RAM; an error where that isn't allowed
+  Numa numa = Numa::kOff;
+  bool preload = true;            // read at start what RAM will keep anyway
   uint64_t pace_bytes_per_s = 0;  // every drive answers no faster; 0: its own speed
   std::string io_fault;           // a fault plan for tests (io/fault_engine.h); empty: none
   std::string isa;                // OFFSTAGE_ISA; empty: the best

@@ -1,17 +1,21 @@
 #include "runtime/runtime.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "base/check.h"
 #include "base/process_memory.h"
 #include "io/drive_name.h"
 #include "io/fault.h"
 #include "model/vocabulary.h"
+#include "runtime/start_probe.h"
 
 namespace offstage {
 namespace {
-// Matrices the tier may have in flight: enough for two prefill batches of staging slots.
-constexpr uint32_t kReadsMax = 64;
+// Matrices the tier may have in flight: what a drive reads during one layer's attention over a
+// prompt's chunk, and never so much that one of 10 MB/s would miss the deadline of its last read.
+constexpr uint32_t kReadsMin = 64, kReadsMax = 512;
+constexpr uint64_t kBytesInFlight = 128ull << 20;
 constexpr uint32_t kPrefetchShare = 4;
 }  // namespace
 
@@ -28,6 +32,7 @@ Result<std::unique_ptr<Runtime>> Runtime::open(const RuntimeOptions& options, No
                       options.model_path, facts.tokens.size(), runtime->spec().n_vocab);
   OFFSTAGE_TRY(runtime->tokenizer_, Tokenizer::create(std::move(facts), &notices));
   OFFSTAGE_TRY(runtime->kernels_, choose_kernels(options.isa));
+  OFFSTAGE_TRY_VOID(apply_numa(options.numa, notices));  // before threads and arenas
   runtime->workers_ = std::make_unique<ThreadPool>(options.threads, notices);
   OFFSTAGE_TRY_VOID(runtime->check_kv_types(notices));
   OFFSTAGE_TRY_VOID(runtime->start_trace(notices));  // before the plan, which counts its memory
@@ -112,11 +117,25 @@ Status Runtime::start_trace(Notices& notices) {
 
 Status Runtime::plan(Notices& notices, const Hooks& hooks) {
   layout_.emplace(file_->expert_layout());
-  OFFSTAGE_TRY(plan_, plan_memory({file_->spec, file_->tensors, *layout_, options_,
-                                   options_.process_bytes.value_or(resident_bytes()) +
-                                       options_.context * sizeof(TokenRecord),
-                                   available_bytes(), cgroup_limit_bytes()},
-                                  notices));
+  PlanInputs inputs = {
+      file_->spec,
+      file_->tensors,
+      *layout_,
+      options_,
+      options_.process_bytes.value_or(resident_bytes()) + options_.context * sizeof(TokenRecord),
+      available_bytes(),
+      cgroup_limit_bytes()};
+  drive_.depth = options_.io_depth.value_or(drive_.depth);
+  // A first plan says whether anything will come from the drive; then it is worth asking how.
+  Notices unsaid;
+  OFFSTAGE_TRY(plan_, plan_memory(inputs, unsaid));
+  if (!plan_.all_resident(*layout_)) {
+    drive_ = choose_drive(*file_, options_, plan_.slot_bytes, clock_, notices);
+    inputs.drive_bytes_per_s = drive_.bytes_per_s * drives_.n_drives();
+    if (drive_.bytes_per_s > 0)
+      inputs.row_ns = estimate_row_ns(*file_, *kernels_, *workers_, clock_);
+  }
+  OFFSTAGE_TRY(plan_, plan_memory(inputs, notices));
   if (hooks.on_plan) hooks.on_plan(plan_, *file_);
   return {};
 }
@@ -137,13 +156,15 @@ std::vector<std::span<const std::byte>> Runtime::resident_memory() const {
 
 Status Runtime::open_drive(HostArena& dense_arena, Notices& notices) {
   OFFSTAGE_TRY(slots_, SlotPool::create(plan_.slots, notices));
+  OFFSTAGE_TRY_VOID(lock("expert slots", slots_->memory()));
+  OFFSTAGE_TRY_VOID(lock("dense weights", {dense_arena.data(), dense_arena.size_bytes()}));
   OFFSTAGE_TRY(index_, file_->open_index(notices));
   IoEngineOptions io;
   io.paths = file_->paths();
   io.drive_of_file = drives_.drive_of_file;
   io.kind = options_.io_engine;
   io.direct = options_.direct_io;
-  io.depth = options_.io_depth * drives_.n_drives();
+  io.depth = drive_.depth * drives_.n_drives();
   io.buffers = {slots_->memory(), {dense_arena.data(), dense_arena.size_bytes()}};
   OFFSTAGE_TRY(engine_, open_io_engine(io, notices));
   OFFSTAGE_TRY_VOID(add_faults_and_pace(notices));
@@ -151,9 +172,14 @@ Status Runtime::open_drive(HostArena& dense_arena, Notices& notices) {
   ReadSchedulerOptions scheduling;
   scheduling.drive_of_file = drives_.drive_of_file;
   scheduling.deadline_ns = options_.read_deadline_ns;
-  scheduling.prefetch_depth = std::max(1u, options_.io_depth / kPrefetchShare);
-  reads_ =
-      std::make_unique<ReadScheduler>(*engine_, file_->paths(), clock_, scheduling, 2 * kReadsMax);
+  scheduling.block_bytes = drive_.block_bytes;
+  scheduling.prefetch_depth = std::max(1u, drive_.depth / kPrefetchShare);
+  reads_ = std::make_unique<ReadScheduler>(*engine_, file_->paths(), clock_, scheduling,
+                                           2 * reads_max());
+  // A long matmul doesn't leave the drive without its next reads.
+  workers_->set_between_chunks([reads = reads_.get()] {
+    if (reads->unfinished() != 0) reads->reap({}, 0);
+  });
   return {};
 }
 
@@ -195,6 +221,18 @@ Status Runtime::add_faults_and_pace(Notices& notices) {
   engine_ = std::make_unique<FaultEngine>(std::move(engine_), std::move(faults), clock_,
                                           drives_.drive_of_file);
   return {};
+}
+
+Status Runtime::lock(std::string_view purpose, std::span<std::byte> memory) const {
+  if (!options_.mlock || memory.empty()) return {};
+  return lock_memory(purpose, memory, plan_.planned_bytes() - plan_.process_bytes);
+}
+
+uint32_t Runtime::reads_max() const {
+  if (layout_->n_classes() == 0) return kReadsMin;
+  const uint64_t matrix_bytes = layout_->class_bytes(0) / kExpertMatrices;
+  return static_cast<uint32_t>(
+      std::clamp<uint64_t>(kBytesInFlight / matrix_bytes, kReadsMin, kReadsMax));
 }
 
 // The newest usage that fits wins by its place: beside the model, then in the cache folder.
@@ -244,18 +282,47 @@ Status Runtime::load(HostArena dense_arena, Notices& notices, const Hooks& hooks
                   dense_->weights().rope_factors_for(spec().rotary, options_.context), *scratch_);
   OFFSTAGE_TRY(kv_, KvCache::create(KvCache::shape_of(spec(), options_.k_type, options_.v_type),
                                     plan_.kv_pages, options_.n_sequences, notices));
+  OFFSTAGE_TRY_VOID(lock("scratch", {scratch_->data(), scratch_->size_bytes()}));
+  OFFSTAGE_TRY_VOID(lock("KV", kv_->memory()));
   OFFSTAGE_TRY_VOID(make_cache_policy(notices));
   compute_.emplace(*kernels_, *workers_);
-  RamTierParts tier = {*layout_, plan_.slots, *slots_, *reads_,        *index_,   *workers_,
-                       *policy_, timer_,      notices, file_->paths(), kReadsMax, &*trace_};
+  RamTierParts tier = {*layout_, plan_.slots, *slots_, *reads_,        *index_,     *workers_,
+                       *policy_, timer_,      notices, file_->paths(), reads_max(), &*trace_};
   tier_ = std::make_unique<RamTier>(std::move(tier));
   lookahead_ = std::make_unique<Lookahead>(spec(), *compute_, *tier_, timer_, options_.prefetch);
+  forecast_.emplace(usage_, spec().router.n_used, options_.prefetch != Prefetch::kOff);
   forward_ = std::make_unique<Forward>(Forward::Parts{
       spec(), dense_->weights(), *compute_, *rotary_, *kv_, options_.k_type, options_.v_type,
-      *tier_, *lookahead_, timer_, *trace_, scratch, plan_.chunk_rows});
+      *tier_, *lookahead_, *forecast_, timer_, *trace_, scratch, plan_.chunk_rows});
   if (replay_) forward_->set_replay(*replay_, notices);
   if (replay_ && replay_->oracle_recall()) lookahead_->set_oracle(&*replay_);
+  preload(hooks);
   return {};
+}
+
+// All experts of a layer that keeps all; of another, those that earlier runs called most.
+std::vector<ExpertPlace> Runtime::experts_to_preload() const {
+  std::vector<ExpertPlace> places;
+  const uint32_t n_experts = layout_->n_experts();
+  for (uint32_t l = 0; l < layout_->n_layers(); ++l) {
+    const float* calls = &usage_.calls[size_t{l} * n_experts];
+    const uint32_t kept = plan_.slots.kept_per_layer[l];
+    std::vector<uint32_t> experts(n_experts);
+    std::iota(experts.begin(), experts.end(), 0u);
+    std::stable_sort(experts.begin(), experts.end(),
+                     [&](uint32_t a, uint32_t b) { return calls[a] > calls[b]; });
+    for (uint32_t i = 0; i < kept && (kept == n_experts || calls[experts[i]] > 0); ++i)
+      places.push_back({LayerIndex(l), ExpertId(experts[i])});
+  }
+  return places;
+}
+
+void Runtime::preload(const Hooks& hooks) {
+  if (!options_.preload) return;
+  const int64_t begin_ns = clock_.now_ns();
+  tier_->preload(experts_to_preload(), hooks.on_preload);
+  const TierCounters& counters = tier_->counters();
+  preloaded_ = {counters.preloads, counters.preload_bytes, clock_.now_ns() - begin_ns};
 }
 
 }  // namespace offstage

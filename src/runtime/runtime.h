@@ -65,6 +65,12 @@ class Runtime {
   struct Hooks {
     std::function<void(const MemoryPlan&, const ModelFile&)> on_plan;
     std::function<void(uint64_t done, uint64_t total)> on_load;
+    std::function<void(uint64_t done, uint64_t total)> on_preload;  // the experts', in bytes
+  };
+  // What was read before anybody called it, and how long that took.
+  struct Preloaded {
+    uint64_t experts = 0, bytes = 0;
+    int64_t ns = 0;
   };
   static Result<std::unique_ptr<Runtime>> open(const RuntimeOptions& options, Notices& notices,
                                                const Hooks& hooks);
@@ -109,6 +115,8 @@ class Runtime {
   const GateAccuracy& measure_gate();
   // Tokens of earlier runs whose use of the experts this one began with; 0: a cold start.
   uint64_t warm_start_tokens() const { return warm_start_tokens_; }
+  const DriveChoice& drive() const { return drive_; }
+  const Preloaded& preloaded() const { return preloaded_; }
 
  private:
   explicit Runtime(RuntimeOptions options) : options_(std::move(options)), timer_(clock_) {}
@@ -120,6 +128,10 @@ class Runtime {
   Status add_faults_and_pace(Notices& notices);
   Status make_cache_policy(Notices& notices);
   Status load(HostArena dense_arena, Notices& notices, const Hooks& hooks);
+  uint32_t reads_max() const;
+  Status lock(std::string_view purpose, std::span<std::byte> memory) const;
+  std::vector<ExpertPlace> experts_to_preload() const;
+  void preload(const Hooks& hooks);
 
   RuntimeOptions options_;
   SteadyClock clock_;
@@ -134,6 +146,7 @@ class Runtime {
   std::unique_ptr<ThreadPool> workers_;
   std::optional<ExpertLayout> layout_;
   MemoryPlan plan_;
+  DriveChoice drive_;
   std::optional<SlotPool> slots_;
   std::optional<HostArena> scratch_;
   std::optional<HashIndex> index_;
@@ -149,7 +162,9 @@ class Runtime {
   std::optional<RotaryTable> rotary_;
   std::optional<KvCache> kv_;
   std::unique_ptr<RamTier> tier_;
+  Preloaded preloaded_;
   std::unique_ptr<Lookahead> lookahead_;
+  std::optional<ChunkForecast> forecast_;
   std::unique_ptr<Forward> forward_;
   std::unique_ptr<RouteRecorder> recorder_;
   std::unique_ptr<GateAccuracy> gate_accuracy_;

@@ -64,7 +64,8 @@ class BenchTest : public testing::ProgramTest {
 };
 
 TEST_F(BenchTest, RowsAreAsPublishedAndTimesAddUp) {
-  const Outcome outcome = bench({"-p", "16", "-n", "6", "-r", "2", "-o", "json"});
+  const Outcome outcome =
+      bench({"-p", "16", "-n", "6", "-r", "2", "--no-preload", "--no-warmup", "-o", "json"});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   const auto rows = outcome.json();
   ASSERT_EQ(rows.size(), 2u);
@@ -116,8 +117,8 @@ TEST_F(BenchTest, TheTableSaysHowItsFiguresAreMade) {
 
 TEST_F(BenchTest, EveryTokenIsALineOfItsOwn) {
   const std::string timeline = folder_ / "timeline.json";
-  const Outcome outcome =
-      run("qwen3moe-s1", {"-p", "The line", "-n", "5", "--verbose-tokens", "--timeline", timeline});
+  const Outcome outcome = run("qwen3moe-s1", {"-p", "The line", "-n", "5", "--verbose-tokens",
+                                              "--no-preload", "--timeline", timeline});
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   std::istringstream lines(outcome.out);
   std::string line;

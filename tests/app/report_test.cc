@@ -69,9 +69,18 @@ TEST_P(EveryFamily, RunReportsWhatHappened) {
   const uint64_t moe_layers = card["layers"].get<uint64_t>() - card["dense_layers"].get<uint64_t>();
   const uint64_t calls = moe_layers * card["experts_used"].get<uint64_t>() * (kTokens - 1);
   EXPECT_EQ(experts["ram_hits"].get<uint64_t>() + experts["drive_reads"].get<uint64_t>(), calls);
-  EXPECT_GT(json["prefill"]["drive_reads"], 0);
-  EXPECT_GE(json["prefill"]["bytes_read"].get<uint64_t>(),
-            json["prefill"]["drive_reads"].get<uint64_t>() * card["expert_bytes"].get<uint64_t>());
+  // All of them fit into RAM, so all were read before the first was called.
+  EXPECT_EQ(json["preload"]["experts"].get<uint64_t>(),
+            moe_layers * card["experts_per_layer"].get<uint64_t>());
+  EXPECT_EQ(json["preload"]["bytes"], card["experts_bytes"]);
+  EXPECT_EQ(json["prefill"]["drive_reads"], 0);
+  const auto late =
+      checked(run(GetParam(), {"-p", kText, "-n", "12", "--json", "--no-preload"}), "run");
+  EXPECT_EQ(late["preload"]["experts"], 0);
+  EXPECT_EQ(late["tokens"], json["tokens"]);
+  EXPECT_GT(late["prefill"]["drive_reads"], 0);
+  EXPECT_GE(late["prefill"]["bytes_read"].get<uint64_t>(),
+            late["prefill"]["drive_reads"].get<uint64_t>() * card["expert_bytes"].get<uint64_t>());
   EXPECT_LE(experts["slots"].get<uint64_t>(),
             moe_layers * card["experts_per_layer"].get<uint64_t>());
   EXPECT_LE(json["peak_rss_bytes"], json["ram_budget_bytes"]);

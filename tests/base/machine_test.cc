@@ -1,5 +1,9 @@
 // Memory and chance: arenas, what the kernel says of this process, the generator.
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cstring>
 #include <set>
@@ -50,6 +54,33 @@ TEST(ArenaTest, MovesWithItsMemory) {
   EXPECT_EQ(second->used_bytes(), 10u);
   const HostArena third = std::move(*second);
   EXPECT_EQ(*third.data(), std::byte{42});
+}
+
+// In a child without privileges: a limit that is too small is named with what it has to be.
+TEST(ArenaTest, LockingSaysWhatTheLimitHasToBe) {
+  Notices notices;
+  auto arena = HostArena::create("test", kMiB, notices);
+  ASSERT_TRUE(arena);
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    const struct rlimit small = {64 * 1024, 64 * 1024};
+    const bool plain =
+        setrlimit(RLIMIT_MEMLOCK, &small) == 0 && (geteuid() != 0 || setuid(65534) == 0);
+    const Status status = lock_memory("a test", {arena->data(), kMiB}, 3 * kMiB);
+    const auto says = [&](const char* text) {
+      return status.error().message.find(text) != std::string::npos;
+    };
+    const bool right = plain && !status && status.error().code == ErrorCode::kPermission &&
+                       says("3.00 MiB") && says("64.00 KiB") && says("ulimit -l 3072");
+    _exit(right ? 0 : 1);
+  }
+  int outcome = 0;
+  ASSERT_EQ(waitpid(child, &outcome, 0), child);
+  EXPECT_EQ(outcome, 0);
+  if (lock_memory("a test", {arena->data(), 4096}, 4096)) {
+    EXPECT_EQ(munlock(arena->data(), 4096), 0);
+  }
 }
 
 TEST(ArenaTest, WhatCantBeMappedIsAnErrorWithItsSize) {

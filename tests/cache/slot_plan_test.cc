@@ -53,6 +53,25 @@ void expect_sound(const SlotPlan& plan, const ExpertLayout& layout, uint64_t bud
   }
   EXPECT_EQ(plan.bytes(), bytes);
   EXPECT_EQ(plan.n_slots(), slots);
+  for (uint32_t l = 0; l < layout.n_layers(); ++l) {
+    const LayerIndex layer(l);
+    EXPECT_LE(plan.lent_in_prefill(layer), plan.kept_per_layer[l] / 8);
+    EXPECT_LT(plan.streaming_slots(layout, layer), layout.n_experts() + layout.n_layers());
+    if (plan.kept_per_layer[l] == layout.n_experts()) {
+      EXPECT_EQ(plan.lent_in_prefill(layer), 0u);
+    }
+  }
+}
+
+TEST(SlotPlanTest, LayersLendAPromptWhatALayersExpertsStreamThrough) {
+  const ExpertLayout layout = uniform(4, 64);
+  const SlotPlan plan = plan_of(layout, 4, 120 * kSmall);  // 5 staging, 28 or 29 kept
+  EXPECT_THAT(plan.lent_per_layer, Each(3u));
+  EXPECT_EQ(plan.streaming_slots(layout, LayerIndex(2)), 5u + 4 * 3);
+  expect_sound(plan, layout, 120 * kSmall);
+  // Few are kept: none is lent. All are kept: none is missing.
+  EXPECT_THAT(plan_of(layout, 4, 30 * kSmall).lent_per_layer, Each(0u));
+  EXPECT_THAT(plan_of(layout, 4, 256 * kSmall).lent_per_layer, Each(0u));
 }
 
 TEST(SlotPlanTest, FloorIsTwoSlotsOfEachClass) {

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <set>
@@ -27,6 +28,7 @@ struct RigOptions {
   uint64_t odd_layers_down = 0;  // more bytes in odd layers: a second size class
   // Slots: `kept` of each layer and `staging` of each class.
   uint32_t kept = 2, staging = 3;
+  uint32_t lent = 0;  // of the kept, to a prompt
   bool complete_index = true;
   const char* policy = "lru";
   const char* faults = "";
@@ -63,6 +65,7 @@ inline SlotPlan slots_of(const ExpertLayout& layout, const RigOptions& options) 
                             options.staging + options.kept * layout.class_layers(c),
                             options.staging});
   plan.kept_per_layer.assign(options.n_layers, options.kept);
+  plan.lent_per_layer.assign(options.n_layers, options.lent);
   return plan;
 }
 
@@ -145,10 +148,13 @@ class TierRig {
     }
   };
 
+  std::function<void()> on_begin;  // called within the event
+
   // One event from begin() to end().
   Event visit(uint32_t layer, const std::vector<ExpertCall>& calls, Phase phase) {
     Event event;
     tier_->begin(LayerIndex(layer), calls, phase);
+    if (on_begin) on_begin();
     while (true) {
       auto pinned = tier_->next();
       if (!pinned) {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "cpu/topology.h"
+#include "cpu/topology_numa.h"
 
 namespace offstage {
 namespace {
@@ -136,6 +137,41 @@ TEST(ThreadPool, IdleWorkersUseNoProcessor) {
            r.ru_stime.tv_usec;
   };
   EXPECT_LT(microseconds(after) - microseconds(before), 20'000);
+}
+
+// Between its chunks the caller, and nobody else, does what was asked.
+TEST(ThreadPoolTest, TheCallerIsFreeBetweenItsChunks) {
+  for (const uint32_t threads : {1u, 2u, 3u}) {
+    Notices notices;
+    ThreadPool pool(threads, notices);
+    uint32_t times = 0;
+    const auto caller = std::this_thread::get_id();
+    pool.set_between_chunks([&] {
+      EXPECT_EQ(std::this_thread::get_id(), caller);
+      ++times;
+    });
+    std::vector<std::atomic<uint32_t>> seen(1000);
+    std::atomic<uint32_t> by_caller{0};
+    pool.parallel_for(1000, 1, [&](uint32_t begin, uint32_t end, uint32_t worker) {
+      if (worker == 0) ++by_caller;
+      for (uint32_t i = begin; i < end; ++i) ++seen[i];
+    });
+    EXPECT_EQ(times, by_caller);
+    EXPECT_GE(times, threads == 1 ? 4u : 0u);
+    for (const auto& n : seen) EXPECT_EQ(n, 1u);
+    pool.parallel_for(1, 4, [](uint32_t, uint32_t, uint32_t) {});
+    EXPECT_EQ(times, by_caller + 1);
+  }
+}
+
+TEST(NumaTest, ActsOrSaysWhyNot) {
+  Notices notices;
+  EXPECT_TRUE(apply_numa(Numa::kOff, notices));
+  EXPECT_TRUE(notices.list().empty());
+  EXPECT_TRUE(apply_numa(Numa::kNumactl, notices));  // changes nothing, wherever it runs
+  ASSERT_EQ(notices.list().size(), 1u);
+  EXPECT_EQ(notices.list()[0].subject, "numa");
+  EXPECT_NE(notices.list()[0].text.find("node"), std::string::npos);
 }
 
 }  // namespace

@@ -2,7 +2,9 @@
 // the order in which the drive is asked shows in the order of completion.
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstring>
+#include <thread>
 
 #include "io/fault.h"
 #include "io/read_scheduler.h"
@@ -115,6 +117,18 @@ TEST_F(ReadSchedulerPrefetchTest, DemandIsNeverGivenUp) {
   EXPECT_TRUE(scheduler_->promote(1));
   EXPECT_FALSE(scheduler_->cancel(1));  // promoted: somebody waits for it
   for (const ReadDone& done : reap_all()) EXPECT_TRUE(done.status);
+}
+
+// A caller with no time for results keeps the drive busy all the same.
+TEST_F(ReadSchedulerPrefetchTest, ReapingNothingAsksForWhatIsNext) {
+  start_prefetches(kJobsMax);
+  const int64_t until = clock_.now_ns() + 30'000'000'000;
+  while (scheduler_->counters().bytes_read < kJobsMax * kJobBytes && clock_.now_ns() < until) {
+    EXPECT_EQ(scheduler_->reap({}, 0), 0u);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_EQ(scheduler_->unfinished(), kJobsMax);
+  EXPECT_EQ(reap_all().size(), kJobsMax);
 }
 
 }  // namespace

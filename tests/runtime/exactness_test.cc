@@ -119,6 +119,32 @@ TEST_P(Exactness, AcrossThreadsAndChunks) {
   }
 }
 
+// With a prompt that streams through few slots: chunks, what is read ahead of them, and what was
+// read before the first.
+TEST_P(Exactness, WhateverIsReadAheadOfAPrompt) {
+  const auto file = ModelFile::open(options_.model_path);
+  ASSERT_TRUE(file);
+  const uint64_t experts = (*file)->expert_layout().total_expert_bytes();
+  uint64_t ahead = 0;
+  for (const uint32_t chunk : {7u, 40u, 80u}) {
+    options_.chunk_rows = chunk;
+    options_.ram_bytes = 1ull << 30;
+    options_.ram_bytes = floor_of(options_) + (chunk == 40 ? 0 : experts / 2);
+    for (const bool on : {true, false}) {
+      options_.prefetch = on ? Prefetch::kAuto : Prefetch::kOff;
+      options_.preload = on;
+      const auto model = open_model(options_);
+      ASSERT_NE(model, nullptr);
+      EXPECT_TRUE(same_bits(score(*model->runtime, prompt_of(80, 1)), reference_.logits)) << chunk;
+      const TierCounters& counters = model->runtime->tier().counters();
+      EXPECT_TRUE(on || counters.prefetches == 0);
+      ahead += counters.prefetches_useful;
+      EXPECT_EQ(generate_greedy(*model->runtime, prompt_of(37, 2), kTokens), reference_.tokens);
+    }
+  }
+  EXPECT_GT(ahead, 0u);
+}
+
 TEST_P(Exactness, AcrossCachePolicies) {
   const auto file = ModelFile::open(options_.model_path);
   ASSERT_TRUE(file);

@@ -30,8 +30,9 @@ class MemoryPlanTest : public ::testing::Test {
   Result<MemoryPlan> plan(std::optional<uint64_t> ram,
                           std::optional<uint64_t> cgroup = std::nullopt) {
     options_.ram_bytes = ram;
-    return plan_memory(
-        {file_->spec, file_->tensors, layout_, options_, 10 * kMiB, 1000 * kMiB, cgroup}, notices_);
+    return plan_memory({file_->spec, file_->tensors, layout_, options_, 10 * kMiB, 1000 * kMiB,
+                        cgroup, drive_bytes_per_s_, row_ns_},
+                       notices_);
   }
   uint64_t floor() {
     const auto refused = plan(1);
@@ -44,6 +45,7 @@ class MemoryPlanTest : public ::testing::Test {
   std::unique_ptr<ModelFile> file_;
   ExpertLayout layout_;
   RuntimeOptions options_;
+  double drive_bytes_per_s_ = 0, row_ns_ = 0;
   Notices notices_;
 };
 
@@ -104,6 +106,28 @@ TEST_F(MemoryPlanTest, AChunkNobodyAskedForShrinks) {
   EXPECT_THAT(wide->slots.kept_per_layer, Each(file_->spec.router.n_experts));
   options_.context = 100;
   EXPECT_EQ(plan(4000 * kMiB)->chunk_rows, 100u);  // never more rows than positions
+}
+
+// A chunk computes for about as long as its experts take to be read, if RAM allows.
+TEST_F(MemoryPlanTest, ASlowDriveWidensTheChunk) {
+  options_.context = 4096;
+  const auto experts = static_cast<double>(layout_.total_expert_bytes());
+  row_ns_ = 1e6;
+  drive_bytes_per_s_ = experts / 0.8;  // 800 rows
+  EXPECT_EQ(plan(4000 * kMiB)->chunk_rows, 832u);
+  drive_bytes_per_s_ = experts / 100;
+  EXPECT_EQ(plan(4000 * kMiB)->chunk_rows, 4096u);
+  options_.chunk_rows_max = 1000;  // -b
+  EXPECT_EQ(plan(4000 * kMiB)->chunk_rows, 1000u);
+  options_.chunk_rows_max = 40;  // no longer prompt will come
+  EXPECT_EQ(plan(4000 * kMiB)->chunk_rows, 40u);
+  options_.chunk_rows_max = 4096;
+  drive_bytes_per_s_ = experts / 0.01;
+  EXPECT_EQ(plan(4000 * kMiB)->chunk_rows, 512u);
+  drive_bytes_per_s_ = experts / 100;
+  EXPECT_EQ(plan(floor())->chunk_rows, 16u);
+  options_.chunk_rows_fixed = true;  // -ub
+  EXPECT_EQ(plan(4000 * kMiB)->chunk_rows, 512u);
 }
 
 TEST_F(MemoryPlanTest, AChunkThatWasAskedForIsKeptOrRefused) {

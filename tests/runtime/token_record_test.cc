@@ -28,6 +28,7 @@ RuntimeOptions options_with(const std::string& faults) {
   RuntimeOptions options = test_options(model_file("qwen3moe-s1.gguf"));
   options.prefetch = Prefetch::kOff;  // reads in the same order every time
   options.warm_start = false;
+  options.preload = false;
   options.record = RecordLevel::kRead;
   options.io_fault = faults;
   return options;
