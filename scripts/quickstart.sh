@@ -5,7 +5,7 @@
 #   scripts/quickstart.sh [options of `offstage run` in place of those below]
 set -euo pipefail
 
-readonly OPTIONS='-n 48 -c 512 --temp 0.7 -s 1 --ram 52M'
+readonly OPTIONS='-n 48 -c 512 --temp 0.7 -s 1 --ram 54M'
 readonly PROMPTS=('And it came to pass' 'def __init__(self' '#include <')
 
 say() {
@@ -49,7 +49,7 @@ experts  (above the text) how many of the model's experts fit into the slots tha
 experts  (below it) how many calls found their expert in RAM, and what was read from the drive
 time     where the wall time of the tokens went, by cause
 memory   the peak of the process against the budget
-Try $OPTIONS with --ram 44M or --ram 80M: the text stays the same. With --ram 1M it is refused.
+Try $OPTIONS with --ram 46M or --ram 80M: the text stays the same. With --ram 1M it is refused.
 TEXT
 }
 
