@@ -5,7 +5,7 @@
 #   scripts/quickstart.sh [options of `offstage run` in place of those below]
 set -euo pipefail
 
-readonly OPTIONS='-n 48 -c 512 --temp 0.7 -s 1 --ram 54M'
+readonly OPTIONS='-n 48 -c 512 --temp 0.7 -s 1 --ram 52M'
 readonly PROMPTS=('And it came to pass' 'def __init__(self' '#include <')
 
 say() {
