@@ -167,7 +167,7 @@ class RamTier {
   ReadJob read_job(SlotIndex slot, ExpertMatrix matrix);
   size_t take_arrivals(bool wait);
   ReadRecord record_of(const ReadDone& done) const;
-  void trace_miss(ExpertId expert);  // on the drive of its first bytes
+  void trace_miss(ExpertId expert);  // on the drives of its gate matrix
   void trace_arrival(const ReadDone& done);
   Status absorb(std::span<const ReadDone> done);
   Status judge(const ReadDone& done, PieceHash hash);

@@ -1,4 +1,6 @@
 // What the tier tells the record of where time goes: calls that missed, reads that arrived.
+#include <array>
+
 #include "cache/ram_tier.h"
 #include "cache/read_cookie.h"
 
@@ -35,7 +37,11 @@ ReadRecord RamTier::record_of(const ReadDone& done) const {
 
 void RamTier::trace_miss(ExpertId expert) {
   if (parts_.trace == nullptr) return;
-  parts_.trace->missed(parts_.layout.extent(layer_, expert, ExpertMatrix::kGate).file);
+  const Extent gate = parts_.layout.extent(layer_, expert, ExpertMatrix::kGate);
+  std::array<uint32_t, kStripesMax> files;
+  const auto n_files = static_cast<uint32_t>(stripe_count(gate));
+  for (uint32_t i = 0; i < n_files; ++i) files[i] = stripe(gate, i).file;
+  parts_.trace->missed({files.data(), n_files});
 }
 
 }  // namespace offstage

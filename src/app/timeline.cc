@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <fstream>
@@ -16,6 +17,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kDecodeTrack = 1;
+constexpr const char* kCpusCounter = "CPUs in use";
 constexpr int kTracksPerDrive = 1000;
 
 // Events go to the file one by one: a timeline is larger than anything else a run keeps.
@@ -47,6 +49,13 @@ class EventFile {
          {"dur", static_cast<double>(length_ns) / 1e3},
          {"args", std::move(args)}});
   }
+  void counter(const std::string& name, int64_t at_ns, double value) {
+    add({{"ph", "C"},
+         {"name", name},
+         {"pid", 1},
+         {"ts", static_cast<double>(at_ns - origin_ns_) / 1e3},
+         {"args", {{"value", value}}}});
+  }
   bool close() {
     file_ << "\n]}\n";
     file_.close();
@@ -77,7 +86,16 @@ void add_token(EventFile& file, const std::string& name, const TokenRecord& toke
   args["RAM hits"] = token.ram_hits;
   args["drive reads"] = token.drive_reads;
   args["bytes read"] = token.bytes_read;
+  args["CPU ms"] = static_cast<double>(token.load.cpu_ns) / 1e6;
+  args["throttled ms"] = static_cast<double>(token.load.throttled_ns) / 1e6;
+  args["pushed aside"] = token.load.involuntary_switches;
+  args["major faults"] = token.load.major_faults;
   file.slice(kDecodeTrack, name, token.began_ns, token.wall_ns, std::move(args));
+  // How busy all threads were, on average: a token that took long while this fell was kept from
+  // computing.
+  file.counter(kCpusCounter, token.began_ns,
+               static_cast<double>(token.load.cpu_ns) /
+                   static_cast<double>(std::max<int64_t>(token.wall_ns, 1)));
 }
 
 void add_layers(EventFile& file, const Trace& trace) {

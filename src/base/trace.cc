@@ -75,6 +75,18 @@ void Trace::end_layer(int64_t now_ns) {
   layers_.push(sample);
 }
 
+void Trace::missed(std::span<const uint32_t> files) {
+  uint8_t drives = 0;
+  for (const uint32_t file : files) drives |= static_cast<uint8_t>(1u << drive_of(file));
+  const bool is_striped = (drives & (drives - 1)) != 0;
+  if (!is_striped) {
+    ++layer_.misses[files.empty() ? 0 : drive_of(files.front())];
+    return;
+  }
+  ++layer_.striped_misses;
+  layer_.striped_over |= drives;
+}
+
 void Trace::waited(int64_t wait_ns, uint32_t depth, const ReadRecord* ended_by) {
   layer_.wait_ns += wait_ns;
   ++layer_.waits;

@@ -10,6 +10,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/cause_timer.h"
@@ -54,11 +55,13 @@ struct LayerRecord {
   uint32_t waits = 0;                            // times it slept
   uint32_t depth_max = 0;                        // most reads outstanding when it fell asleep
   std::array<uint16_t, kDrivesMax> misses = {};  // experts called and not resident, by drive
+  uint16_t striped_misses = 0;                   // such experts that lie on several drives
+  uint8_t striped_over = 0;                      // those drives, a bit each
   int64_t longest_ns = 0;                        // its longest sleep, and the read that ended it
   ReadRecord longest;
 
   uint32_t all_misses() const {
-    uint32_t sum = 0;
+    uint32_t sum = striped_misses;
     for (const uint16_t n : misses) sum += n;
     return sum;
   }
@@ -135,8 +138,8 @@ class Trace {
   void begin_layer(uint32_t layer, int64_t now_ns);
   void end_layers(int64_t now_ns);
 
-  // Tier. Layers count as tiers do.
-  void missed(uint32_t file) { ++layer_.misses[drive_of(file)]; }
+  // Tier. Layers count as tiers do. `files`: where the expert lies; several if it is striped.
+  void missed(std::span<const uint32_t> files);
   // Slept until `ended_by` (null: until a time-out), with `depth` reads outstanding.
   void waited(int64_t wait_ns, uint32_t depth, const ReadRecord* ended_by);
   void arrived(const ReadRecord& read, uint32_t depth);

@@ -12,15 +12,15 @@ namespace offstage {
 namespace {
 
 constexpr std::array<std::string_view, kSpikeCauses> kCauseNames = {
-    "misses",        "late_read",   "drive_queue", "slow_drive", "read_retried", "cpu_taken",
-    "cpu_throttled", "page_faults", "compute",     "hash",       "other"};
+    "misses",    "late_read",     "drive_queue", "slow_drive", "less_hidden", "read_retried",
+    "cpu_taken", "cpu_throttled", "page_faults", "compute",    "hash",        "other"};
 constexpr std::array<std::string_view, 4> kRemedyNames = {"more RAM", "faster drive",
                                                           "second drive", "nothing"};
 constexpr std::array<std::string_view, 3> kMatrixNames = {"gate", "up", "down"};
 
 // A wait is one read's doing if it is half of what is to be explained and out of the ordinary.
 constexpr int64_t kLateRatio = 3;
-// More misses than usual.
+// More misses than usual; reads slower than usual.
 constexpr double kMoreRatio = 1.25;
 // A queue so deep is kept full: a second drive halves it, a faster one shortens every read.
 constexpr uint32_t kDeepQueue = 8;
@@ -94,7 +94,11 @@ SpikeCause drive_cause(const TokenRecord& token, const Typical& typical, int64_t
       kMoreRatio * static_cast<double>(typical.drive_reads) + 1)
     return SpikeCause::kMisses;
   if (one_read && 2 * layer.longest.queued_ns() >= layer.longest_ns) return SpikeCause::kDriveQueue;
-  return SpikeCause::kSlowDrive;
+  // The drive is to blame only if its reads say so: the same reads cost more waiting, too, when
+  // they are asked for later, or when less was computed meanwhile.
+  const bool slower = static_cast<double>(service_per_read(token)) >=
+                      kMoreRatio * static_cast<double>(typical.service_ns);
+  return slower ? SpikeCause::kSlowDrive : SpikeCause::kLessHidden;
 }
 
 // Work of the CPU, verifying too, gets CPU time for what it takes: what is missing was taken.
@@ -128,6 +132,7 @@ Remedy remedy_for(SpikeCause cause, const TokenRecord& token) {
     case SpikeCause::kMisses: return Remedy::kMoreRam;
     case SpikeCause::kDriveQueue: return Remedy::kSecondDrive;
     case SpikeCause::kSlowDrive:
+    case SpikeCause::kLessHidden:
       return token.trace.depth_max >= kDeepQueue ? Remedy::kSecondDrive : Remedy::kFasterDrive;
     case SpikeCause::kHash: return Remedy::kMoreRam;  // what stays in RAM isn't verified again
     default: return Remedy::kNothing;
@@ -140,16 +145,23 @@ uint32_t layer_of(SpikeCause cause, const TokenRecord& token) {
   return is_drive_cause(cause) ? token.trace.waiting.layer : token.trace.slowest_layer;
 }
 
-// "3 misses on nvme1", "2 misses on sda, 1 on sdb".
+std::string name_of(uint32_t drive, std::span<const std::string> drives) {
+  return drive < drives.size() ? drives[drive] : fmt::format("drive {}", drive);
+}
+
+// "3 misses on nvme1", "2 misses on sda, 1 on sdb", "3 misses striped over sda and sdb".
 std::string misses_text(const LayerRecord& layer, std::span<const std::string> drives) {
-  std::string text;
+  std::string text, striped_over;
+  const auto add = [&](uint32_t n, std::string_view where, const std::string& name) {
+    text += text.empty() ? fmt::format("{} miss{} {} {}", n, n == 1 ? "" : "es", where, name)
+                         : fmt::format(", {} {} {}", n, where, name);
+  };
   for (uint32_t drive = 0; drive < kDrivesMax; ++drive) {
-    const uint32_t n = layer.misses[drive];
-    if (n == 0) continue;
-    const std::string name = drive < drives.size() ? drives[drive] : fmt::format("drive {}", drive);
-    text += text.empty() ? fmt::format("{} miss{} on {}", n, n == 1 ? "" : "es", name)
-                         : fmt::format(", {} on {}", n, name);
+    if (layer.misses[drive] != 0) add(layer.misses[drive], "on", name_of(drive, drives));
+    if ((layer.striped_over >> drive & 1) == 0) continue;
+    striped_over += (striped_over.empty() ? "" : " and ") + name_of(drive, drives);
   }
+  if (layer.striped_misses != 0) add(layer.striped_misses, "striped over", striped_over);
   return text.empty() ? "no miss" : text;
 }
 
@@ -175,6 +187,13 @@ std::string reason_text(SpikeCause cause, const TokenRecord& token, const Typica
       return fmt::format("the drive took {} for a read, {} is usual",
                          format_duration_ns(service_per_read(token)),
                          format_duration_ns(typical.service_ns));
+    case SpikeCause::kLessHidden:
+      return fmt::format(
+          "reads no slower than usual, {} each, but {} of them weren't hidden behind computing, {} "
+          "are usual",
+          format_duration_ns(service_per_read(token)),
+          format_duration_ns(token.causes[Cause::kWaitDrive]),
+          format_duration_ns(typical.causes[Cause::kWaitDrive]));
     case SpikeCause::kReadRetried:
       return fmt::format("one read, {}, was asked for {} times", read_text(read), read.retries + 1);
     case SpikeCause::kCpuTaken:

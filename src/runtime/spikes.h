@@ -23,6 +23,7 @@ enum class SpikeCause : uint8_t {
   kLateRead,      // one read, asked for in time, was long with kernel and drive
   kDriveQueue,    // one read stood in our queue behind others
   kSlowDrive,     // as many reads as usual, each slower
+  kLessHidden,    // as many, none slower: less of them went by while something was computed
   kReadRetried,   // a read failed or came short and was asked for again
   kCpuTaken,      // computing took longer than the CPU time it got
   kCpuThrottled,  // the cgroup's CPU quota was used up
@@ -31,7 +32,7 @@ enum class SpikeCause : uint8_t {
   kHash,          // verifying what was read
   kOther,         // sampling, bookkeeping, and what the caller did between tokens
 };
-inline constexpr size_t kSpikeCauses = 11;
+inline constexpr size_t kSpikeCauses = 12;
 std::string_view spike_cause_name(SpikeCause cause);  // published in JSON
 
 // What would have removed it.

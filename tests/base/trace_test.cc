@@ -23,6 +23,8 @@ ReadRecord read_of(uint32_t expert, int64_t started, int64_t issued, int64_t com
   return read;
 }
 
+void missed(Trace& trace, const std::vector<uint32_t>& files) { trace.missed(files); }
+
 TEST(BusyTimeTest, IsTheLengthOfTheUnion) {
   for (uint64_t seed = 1; seed <= 50; ++seed) {
     Rng rng(seed);
@@ -54,12 +56,12 @@ TEST(TraceTest, NamesTheLayerThatWaitedLongestAndItsLongestRead) {
   Trace trace({.first_moe_layer = 1, .drive_of_file = {0, 1}}, timer);
   trace.take(0);
   trace.begin_layer(3, 1000);
-  trace.missed(1);
+  missed(trace, {1});
   trace.waited(50, 2, nullptr);
   trace.begin_layer(4, 2000);
-  trace.missed(0);
-  trace.missed(1);
-  trace.missed(1);
+  missed(trace, {0});
+  missed(trace, {1});
+  missed(trace, {1});
   const ReadRecord first = read_of(7, 0, 10, 60, 1), second = read_of(9, 5, 15, 400, 1);
   trace.arrived(first, 6);
   trace.delivered(first.drive, first.bytes, first.issued_ns, first.completed_ns);
@@ -89,6 +91,28 @@ TEST(TraceTest, NamesTheLayerThatWaitedLongestAndItsLongestRead) {
   EXPECT_EQ(trace.drive_bytes(0), 0u);
   EXPECT_EQ(trace.layers().size(), 0u);  // level: token
   EXPECT_EQ(trace.take(2).waiting.layer, kNoLayer);
+}
+
+TEST(TraceTest, AStripedMissIsOfAllItsDrives) {
+  ManualClock clock;
+  CauseTimer timer(clock);
+  Trace trace({.drive_of_file = {0, 1, 2, 1}}, timer);
+  trace.take(0);
+  trace.begin_layer(3, 1000);
+  missed(trace, {1, 2});
+  missed(trace, {0, 1});
+  missed(trace, {1, 3});  // two files of one drive
+  missed(trace, {});      // of nowhere that is known: the first drive's
+  const ReadRecord read = read_of(7, 0, 10, 60, 1);
+  trace.waited(50, 2, &read);
+  trace.end_layers(2000);
+  const LayerRecord layer = trace.take(1).waiting;
+  EXPECT_EQ(layer.all_misses(), 4u);
+  EXPECT_EQ(layer.striped_misses, 2u);
+  EXPECT_EQ(layer.striped_over, 0b111);
+  EXPECT_EQ(layer.misses[0], 1u);
+  EXPECT_EQ(layer.misses[1], 1u);
+  EXPECT_EQ(layer.misses[2], 0u);
 }
 
 TEST(TraceTest, DeeperLevelsKeepTheLastLayersAndReads) {

@@ -122,6 +122,26 @@ TEST(SpikesTest, AsManyReadsEachSlowerIsTheDrive) {
   EXPECT_EQ(spike_of(token).remedy, Remedy::kSecondDrive);
 }
 
+// Nothing about the drive changed, so it isn't to blame: a faster one would still have helped.
+TEST(SpikesTest, AsManyReadsNoneSlowerWereLessHidden) {
+  TokenRecord token = usual();
+  add(token, Cause::kWaitDrive, 60 * kMs);
+  const Spike spike = spike_of(token);
+  EXPECT_EQ(spike.cause, SpikeCause::kLessHidden);
+  EXPECT_EQ(spike.remedy, Remedy::kFasterDrive);
+  EXPECT_EQ(spike.layer, 2u);
+  EXPECT_THAT(spike.sentence, HasSubstr("no slower than usual, 3.0 ms each, but 75.0 ms of them "
+                                        "weren't hidden behind computing, 15.0 ms are usual"));
+}
+
+TEST(SpikesTest, AStripedMissNamesAllItsDrives) {
+  TokenRecord token = one_wait(kMs, 282 * kMs, 0);
+  token.trace.waiting.misses = {};
+  token.trace.waiting.striped_misses = 3;
+  token.trace.waiting.striped_over = 0b11;
+  EXPECT_THAT(spike_of(token).sentence, HasSubstr("3 misses striped over nvme0 and nvme1, "));
+}
+
 TEST(SpikesTest, CpuTimeTellsComputingFromWaitingForTheCpu) {
   TokenRecord token = usual();
   add(token, Cause::kExperts, 90 * kMs);
