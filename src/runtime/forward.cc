@@ -48,6 +48,7 @@ Status Forward::run(std::span<const Row> rows, Phase phase, const LogitsSink& si
   const auto n_rows = static_cast<uint32_t>(rows.size());
   if (replay_ != nullptr) replay_->begin_forward(n_rows, *notices_);
   if (recorder_ != nullptr) recorder_->begin_forward(rows, phase == Phase::kPrefill);
+  if (routes_ != nullptr) routes_->begin_forward(rows, phase == Phase::kPrefill);
   embed(rows);
   look_ahead(0, n_rows, phase);
   for (uint32_t layer = 0; layer < parts_.spec.n_layers; ++layer) {
@@ -58,6 +59,7 @@ Status Forward::run(std::span<const Row> rows, Phase phase, const LogitsSink& si
   parts_.trace.end_layers(parts_.timer.enter(Cause::kOther));
   if (replay_ != nullptr) replay_->end_forward();
   if (recorder_ != nullptr) OFFSTAGE_TRY_VOID(recorder_->end_forward());
+  if (routes_ != nullptr) routes_->end_forward();
   parts_.timer.enter(Cause::kOutput);
   output(rows, sink);
   return {};
@@ -144,6 +146,7 @@ void Forward::look_ahead(uint32_t layer, uint32_t n_rows, Phase phase) {
 // To those who watch; the experts' reads fly meanwhile.
 void Forward::show(LayerIndex layer, const Routing& routing) {
   if (recorder_ != nullptr) recorder_->add_layer(layer, routing);
+  if (routes_ != nullptr) routes_->add_layer(layer, routing);
   if (gate_accuracy_ != nullptr) gate_accuracy_->at_layer(layer, routing, s_.x);
 }
 

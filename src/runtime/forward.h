@@ -22,6 +22,7 @@
 #include "runtime/lookahead.h"
 #include "runtime/moe_block.h"
 #include "runtime/rotary.h"
+#include "runtime/route_memory.h"
 #include "runtime/route_recorder.h"
 #include "runtime/route_replay.h"
 #include "runtime/scratch.h"
@@ -60,6 +61,7 @@ class Forward {
   void set_replay(RouteReplay& replay, Notices& notices);
   // Whoever watches the routing from now on; nullptr: nobody. They never change a result.
   void set_recorder(RouteRecorder* recorder) { recorder_ = recorder; }
+  void set_route_memory(RouteMemory* routes) { routes_ = routes; }
   void set_gate_accuracy(GateAccuracy* gate_accuracy) { gate_accuracy_ = gate_accuracy; }
 
   uint32_t rows_max() const { return parts_.rows_max; }
@@ -84,6 +86,7 @@ class Forward {
   RouteReplay* replay_ = nullptr;
   Notices* notices_ = nullptr;  // beside it
   RouteRecorder* recorder_ = nullptr;
+  RouteMemory* routes_ = nullptr;
   GateAccuracy* gate_accuracy_ = nullptr;
 };
 

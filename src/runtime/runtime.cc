@@ -17,6 +17,8 @@ namespace {
 constexpr uint32_t kReadsMin = 64, kReadsMax = 512;
 constexpr uint64_t kBytesInFlight = 128ull << 20;
 constexpr uint32_t kPrefetchShare = 4;
+// Tokens whose routing is kept where layers are recorded: 2 MB for 61 layers and 8 calls of each.
+constexpr uint32_t kRoutesKept = 2048;
 }  // namespace
 
 Result<std::unique_ptr<Runtime>> Runtime::open(const RuntimeOptions& options, Notices& notices,
@@ -111,6 +113,9 @@ Status Runtime::start_trace(Notices& notices) {
     notices.add("drives", fmt::format("{} drives hold this model; records tell {} apart",
                                       drive_names_.size(), kDrivesMax));
   trace_.emplace(trace, timer_);
+  const RouteShape shape = {spec().n_moe_layers(), spec().router.n_experts, spec().router.n_used};
+  if (options_.record >= RecordLevel::kLayer && shape.n_layers != 0)
+    routes_.emplace(shape, kRoutesKept);
   load_.emplace(notices);
   return {};
 }
@@ -294,6 +299,7 @@ Status Runtime::load(HostArena dense_arena, Notices& notices, const Hooks& hooks
   forward_ = std::make_unique<Forward>(Forward::Parts{
       spec(), dense_->weights(), *compute_, *rotary_, *kv_, options_.k_type, options_.v_type,
       *tier_, *lookahead_, *forecast_, timer_, *trace_, scratch, plan_.chunk_rows});
+  if (routes_) forward_->set_route_memory(&*routes_);
   if (replay_) forward_->set_replay(*replay_, notices);
   if (replay_ && replay_->oracle_recall()) lookahead_->set_oracle(&*replay_);
   preload(hooks);

@@ -111,6 +111,8 @@ class Runtime {
   Status close_route_record();
   const RouteReplay* route_replay() const { return replay_ ? &*replay_ : nullptr; }
   const RouteRecorder* route_recorder() const { return recorder_.get(); }
+  // The last tokens' routing, from RecordLevel::kLayer on; nullptr otherwise, or without experts.
+  const RouteMemory* route_memory() const { return routes_ ? &*routes_ : nullptr; }
   // From now on the next-layer gate is held against every layer's calls.
   const GateAccuracy& measure_gate();
   // Tokens of earlier runs whose use of the experts this one began with; 0: a cold start.
@@ -138,6 +140,7 @@ class Runtime {
   CauseTimer timer_;
   std::vector<std::string> drive_names_;  // as the trace counts them
   std::optional<Trace> trace_;
+  std::optional<RouteMemory> routes_;
   std::optional<LoadProbe> load_;
   std::unique_ptr<ModelFile> file_;
   std::optional<RouteReplay> replay_;
