@@ -30,6 +30,7 @@ libutf8proc-dev           Unicode classes
 libzip-dev                routing traces in .npz archives
 libcli11-dev              command line
 nlohmann-json3-dev        JSON
+libjs-dygraphs            charts of the report, embedded
 libgtest-dev              tests
 libgmock-dev              tests
 libbenchmark-dev          benches'
@@ -176,6 +177,11 @@ endforeach()
 find_package(Boost $BOOST_MIN QUIET CONFIG COMPONENTS headers)
 if(NOT Boost_FOUND)
   message("missing: Boost >= $BOOST_MIN (headers and CMake package)")
+endif()
+find_path(DYGRAPHS dygraph.min.js
+          PATH_SUFFIXES share/javascript/dygraphs lib/node_modules/dygraphs/dist)
+if(NOT DYGRAPHS)
+  message("missing: dygraph.min.js (npm's dygraphs; elsewhere: cmake -DOFFSTAGE_DYGRAPHS=FOLDER)")
 endif()
 foreach(module liburing libxxhash hwloc libpcre2-8 libutf8proc)
   if(PkgConfig_FOUND)

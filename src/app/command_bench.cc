@@ -11,6 +11,8 @@
 #include "app/command.h"
 #include "app/model_flags.h"
 #include "app/open_runtime.h"
+#include "app/report_data.h"
+#include "app/report_page.h"
 #include "app/run_report.h"
 #include "app/terminal.h"
 #include "app/timeline.h"
@@ -26,7 +28,7 @@ struct BenchFlags {
   std::vector<uint32_t> threads = {0}, n_prompt = {512}, n_gen = {128};
   uint32_t repetitions = 5;
   uint64_t seed = 1;
-  std::string output = "md", text_file, csv_file, timeline_file;
+  std::string output = "md", text_file, csv_file, timeline_file, report_file;
   std::vector<std::string> compare;
   bool cold = false, no_warmup = false, json = false;
   CLI::Option* context_option = nullptr;
@@ -61,8 +63,12 @@ std::string text_of(const BenchFlags& flags) {
 // repetition.
 class Bench {
  public:
-  Bench(const BenchFlags& flags, ModelFlags model, std::vector<Json>& rows)
-      : flags_(flags), model_(std::move(model)), rows_(rows) {}
+  struct Results {
+    std::vector<Json> rows;
+    std::vector<Json> report;  // of the same tests; empty without --report
+  };
+  Bench(const BenchFlags& flags, ModelFlags model, Results& results)
+      : flags_(flags), model_(std::move(model)), results_(results) {}
 
   Status run(const std::atomic<bool>& interrupted) {
     for (const BenchTest& test : flags_.tests()) {
@@ -88,7 +94,9 @@ class Bench {
                                          std::span(result.tokens).last(test.n_gen), *runtime_));
       result.ceilings = measure_ceilings(*runtime_);
       OFFSTAGE_TRY_VOID(runtime_->save_index(*notices_));
-      rows_.push_back(bench_json(*runtime_, result, text_of(flags_), flags_.cold, *notices_));
+      results_.rows.push_back(
+          bench_json(*runtime_, result, text_of(flags_), flags_.cold, *notices_));
+      if (!flags_.report_file.empty()) OFFSTAGE_TRY_VOID(add_to_report(result));
       if (flags_.cold) runtime_.reset();
     }
     return {};
@@ -104,9 +112,23 @@ class Bench {
     return {};
   }
 
+  Status add_to_report(const BenchResult& result) {
+    ReportRun run = {.ceilings = result.ceilings, .notices = *notices_};
+    run.name = fmt::format("{}, --ram {}, {} threads, cache {}", result.test.name(), result.ram,
+                           runtime_->threads(), flags_.cold ? "cold" : "warm");
+    run.are_prompts = result.test.n_gen == 0;
+    run.records = run.are_prompts ? result.prompts : result.tokens;
+    run.repetitions = static_cast<uint32_t>(result.samples_ns.size());
+    const std::vector<double> ttft_ns(result.ttft_ns.begin(), result.ttft_ns.end());
+    run.ttft_ms = mean_of(ttft_ns) / 1e6;
+    run.tokens_per_s = result.mean_tokens_per_s();
+    OFFSTAGE_TRY(results_.report.emplace_back(), report_run(*runtime_, run));
+    return {};
+  }
+
   const BenchFlags& flags_;
   ModelFlags model_;
-  std::vector<Json>& rows_;
+  Results& results_;
   std::optional<Notices> notices_;  // of the runtime, which refers to them
   std::unique_ptr<Runtime> runtime_;
 };
@@ -144,21 +166,25 @@ Result<int> bench(BenchFlags flags) {
   for (const BenchTest& test : tests) positions = std::max(positions, test.positions());
   if (flags.context_option->count() == 0) flags.model.context = positions;
   if (!flags.timeline_file.empty()) flags.model.record = "read";
+  if (!flags.report_file.empty()) flags.model.record_layers();
   if (flags.cold) flags.model.no_warm_start = flags.model.no_preload = true;
 
   const std::atomic<bool>& interrupted = install_interrupt_flag();
-  std::vector<Json> rows;
+  Bench::Results results;
   Status status;
   for (const std::string& ram : flags.ram) {
     for (const uint32_t threads : flags.threads) {
       if (!status) break;
       flags.model.ram = ram;
       flags.model.threads = threads;
-      status = Bench(flags, flags.model, rows).run(interrupted);
+      status = Bench(flags, flags.model, results).run(interrupted);
     }
   }
+  const std::vector<Json>& rows = results.rows;
   if (status || !rows.empty()) print_rows(flags, rows);  // what was measured before an error too
   if (status && !flags.csv_file.empty()) status = write_file(flags.csv_file, tokens_csv(rows));
+  if (status && !flags.report_file.empty())
+    status = write_report(flags.report_file, report_json(std::move(results.report)));
   OFFSTAGE_TRY_VOID(std::move(status));
   return kExitOk;
 }
@@ -201,6 +227,9 @@ void add_bench_command(CLI::App& app, Command& chosen) {
   command->add_option("--csv", flags->csv_file, "write a line per token to this file");
   command->add_option("--timeline", flags->timeline_file,
                       "write the last repetition for Perfetto to this file");
+  command->add_option("--report", flags->report_file,
+                      "write charts of all tests to this HTML file, for a browser; sets --record "
+                      "layer");
   command->add_flag("--cold", flags->cold,
                     "start anew for every repetition (default: experts stay as the run before left "
                     "them, after one that isn't counted)");

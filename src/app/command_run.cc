@@ -13,6 +13,8 @@
 #include "app/model_flags.h"
 #include "app/open_runtime.h"
 #include "app/record_json.h"
+#include "app/report_data.h"
+#include "app/report_page.h"
 #include "app/run_report.h"
 #include "app/terminal.h"
 #include "app/timeline.h"
@@ -25,7 +27,7 @@ struct RunFlags {
   ModelFlags model;
   ChatFlags chat;
   SamplerOptions sampler;
-  std::string prompt, prompt_file, timeline_file, record_routing;
+  std::string prompt, prompt_file, timeline_file, report_file, record_routing;
   int64_t seed = -1;
   int32_t n_predict = 128;
   bool ignore_eos = false, json = false, verbose_tokens = false, parse_special = true;
@@ -95,6 +97,20 @@ Result<std::vector<TokenId>> encode_prompt(const Runtime& runtime, const RunFlag
   return conversation.prompt(runtime.tokenizer());
 }
 
+Status write_report_of(const std::string& path, Runtime& runtime, const GenerationRecord& record,
+                       const Ceilings& ceilings, const Notices& notices) {
+  ReportRun run = {.ceilings = ceilings, .notices = notices};
+  run.name =
+      fmt::format("{} tokens after a prompt of {}", record.tokens.size(), record.prompt_tokens);
+  run.records = record.tokens;
+  run.ttft_ms = static_cast<double>(record.prefill.wall_ns) / 1e6;
+  run.tokens_per_s = static_cast<double>(record.tokens.size()) * 1e9 /
+                     static_cast<double>(std::max<int64_t>(record.decode_ns(), 1));
+  std::vector<nlohmann::ordered_json> runs;
+  OFFSTAGE_TRY(runs.emplace_back(), report_run(runtime, run));
+  return write_report(path, report_json(std::move(runs)));
+}
+
 Result<int> run_prompt(Runtime& runtime, const RunFlags& flags, Sampler& sampler, Notices& notices,
                        const std::optional<Chat>& chat) {
   const std::atomic<bool>& interrupted = install_interrupt_flag();
@@ -110,6 +126,9 @@ Result<int> run_prompt(Runtime& runtime, const RunFlags& flags, Sampler& sampler
   if (!flags.timeline_file.empty())
     OFFSTAGE_TRY_VOID(write_timeline(flags.timeline_file, generation.record.prefill,
                                      generation.record.tokens, runtime));
+  if (!flags.report_file.empty())
+    OFFSTAGE_TRY_VOID(
+        write_report_of(flags.report_file, runtime, generation.record, ceilings, notices));
   if (flags.json) {
     print_json(run_json(runtime, generation, ceilings, notices, reader.text(),
                         chat ? chat->chat_template->name : std::string_view()));
@@ -194,6 +213,11 @@ Result<int> run(RunFlags flags) {
       return make_error(ErrorCode::kInvalidArgument, "--timeline needs a prompt (-p or -f)");
     flags.model.record = "read";
   }
+  if (!flags.report_file.empty()) {
+    if (flags.interactive())
+      return make_error(ErrorCode::kInvalidArgument, "--report needs a prompt (-p or -f)");
+    flags.model.record_layers();
+  }
   flags.model.prompt_tokens_max = prompt_tokens_max(flags);
   Notices notices;
   OFFSTAGE_TRY(const auto runtime, open_runtime(flags.model, notices));
@@ -261,6 +285,9 @@ void add_run_command(CLI::App& app, Command& chosen) {
                     "what every token cost, a JSON object a line, on stdout instead of the text");
   command->add_option("--timeline", flags->timeline_file,
                       "write a timeline for Perfetto to this file");
+  command->add_option("--report", flags->report_file,
+                      "write charts of the run to this HTML file, for a browser; sets --record "
+                      "layer");
   command->callback([flags, &chosen] { chosen = [flags] { return run(*flags); }; });
 }
 

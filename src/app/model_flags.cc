@@ -139,6 +139,10 @@ void ModelFlags::add_measuring_to(CLI::App& command) {
                      "every drive answers as one of this speed would, bytes per second, e.g. 500M");
 }
 
+void ModelFlags::record_layers() {
+  if (record == "token") record = "layer";
+}
+
 Result<RuntimeOptions> ModelFlags::parse() const {
   RuntimeOptions options;
   OFFSTAGE_TRY(options.model_path, model_or_default(model));

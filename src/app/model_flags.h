@@ -28,6 +28,8 @@ struct ModelFlags {
   void add_to(CLI::App& command);
   // Of commands that measure: real routing for a model without, a drive of a fixed speed.
   void add_measuring_to(CLI::App& command);
+  // --record is at least layer from now on.
+  void record_layers();
   // kInvalidArgument naming the flag.
   Result<RuntimeOptions> parse() const;
 };

@@ -1,0 +1,19 @@
+// The report of --report: one HTML file that needs no network and no other file.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+
+#include "base/result.h"
+
+namespace offstage {
+
+// A JSON text that may stand between <script> and </script>: the same value, without a character
+// that HTML knows, in ASCII. Bytes that aren't UTF-8 become U+FFFD.
+std::string script_safe(const nlohmann::ordered_json& json);
+
+// `report` as report_json() makes it; its text reaches the page in one place, as script_safe()
+// data. Errors: kIo naming the file.
+Status write_report(const std::string& path, const nlohmann::ordered_json& report);
+
+}  // namespace offstage
