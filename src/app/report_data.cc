@@ -96,6 +96,8 @@ Json facts_json(Runtime& runtime) {
                fact("memory budget", format_bytes(runtime.plan().budget_bytes)),
                fact("peak resident memory", format_bytes(peak_resident_bytes())),
                fact("compute threads", std::to_string(runtime.threads())),
+               fact("CPU time that the host gave to others",
+                    fmt::format("{:.1f} %", 100 * runtime.stolen_share())),
                fact("instruction set", std::string(isa_name(runtime.kernels().isa))),
                fact("context", std::to_string(options.context)),
                fact("reads by", fmt::format("{}, {}", runtime.io().name(),

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <sstream>
 
 namespace offstage {
 namespace {
@@ -39,6 +40,13 @@ int open_cpu_stat() {
   return fd;
 }
 
+HostTime host_time() {
+  std::ifstream file("/proc/stat");
+  std::string line;
+  std::getline(file, line);
+  return host_time_in(line);
+}
+
 }  // namespace
 
 ProcessLoad ProcessLoad::operator-(const ProcessLoad& before) const {
@@ -64,13 +72,36 @@ int64_t throttled_ns_in(const char* cpu_stat) {
   return 0;
 }
 
-LoadProbe::LoadProbe(Notices& notices) : cpu_stat_(open_cpu_stat()) {
+// cpu user nice system idle iowait irq softirq steal; guests' time, behind it, is in user's.
+HostTime host_time_in(const std::string& proc_stat) {
+  constexpr int kColumns = 8;
+  std::istringstream words(proc_stat);
+  std::string name;
+  words >> name;
+  HostTime time;
+  uint64_t ticks = 0;
+  int column = 0;
+  while (column < kColumns && words >> ticks) {
+    time.total += ticks;
+    if (++column == kColumns) time.stolen = ticks;
+  }
+  return name == "cpu" ? time : HostTime();
+}
+
+LoadProbe::LoadProbe(Notices& notices) : cpu_stat_(open_cpu_stat()), begin_(host_time()) {
   if (cpu_stat_ < 0)
     notices.add("cpu_throttling", "no cpu.stat of this process's cgroup: a CPU quota isn't seen");
 }
 
 LoadProbe::~LoadProbe() {
   if (cpu_stat_ >= 0) close(cpu_stat_);
+}
+
+double LoadProbe::stolen_share() const {
+  const HostTime now = host_time();
+  if (now.total <= begin_.total || now.stolen < begin_.stolen) return 0;
+  return static_cast<double>(now.stolen - begin_.stolen) /
+         static_cast<double>(now.total - begin_.total);
 }
 
 ProcessLoad LoadProbe::read() const {

@@ -23,6 +23,13 @@ struct ProcessLoad {
   ProcessLoad& operator+=(const ProcessLoad& other);
 };
 
+// CPU time of the whole machine since it booted, in ticks.
+struct HostTime {
+  uint64_t stolen = 0, total = 0;
+};
+// The first line of a /proc/stat; zeros if it isn't one.
+HostTime host_time_in(const std::string& proc_stat);
+
 class LoadProbe {
  public:
   // Notice "cpu_throttling" if the cgroup has no cpu.stat that can be read: throttled_ns stays 0.
@@ -33,9 +40,13 @@ class LoadProbe {
 
   ProcessLoad read() const;  // three system calls, allocates nothing; any thread
   bool sees_throttling() const { return cpu_stat_ >= 0; }
+  // Share of the machine's CPU time since this probe was made that a hypervisor gave to others. Of
+  // all CPUs, and dear to read: once a run, not once a token.
+  double stolen_share() const;
 
  private:
   int cpu_stat_ = -1;
+  HostTime begin_;
 };
 
 // "throttled_usec N" (cgroup v2) or "throttled_time N", in ns (v1), out of a cpu.stat; 0 if it has

@@ -17,8 +17,15 @@ namespace {
 constexpr uint32_t kReadsMin = 64, kReadsMax = 512;
 constexpr uint64_t kBytesInFlight = 128ull << 20;
 constexpr uint32_t kPrefetchShare = 4;
-// Tokens whose routing is kept where layers are recorded: 2 MB for 61 layers and 8 calls of each.
-constexpr uint32_t kRoutesKept = 2048;
+// Tokens whose routing is kept where layers are recorded. To replay them at one size costs a look
+// at every kept expert for every call: a few seconds for all sizes of a large model, at this many.
+constexpr uint64_t kRoutesKeptMin = 256, kRoutesKeptMax = 2048, kReplayedLooks = 1ull << 26;
+
+uint32_t routes_kept(const RouteShape& shape) {
+  const uint64_t looks = uint64_t{shape.calls_per_token()} * shape.n_experts;
+  return static_cast<uint32_t>(std::clamp(kReplayedLooks / looks, kRoutesKeptMin, kRoutesKeptMax));
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Runtime>> Runtime::open(const RuntimeOptions& options, Notices& notices,
@@ -115,7 +122,7 @@ Status Runtime::start_trace(Notices& notices) {
   trace_.emplace(trace, timer_);
   const RouteShape shape = {spec().n_moe_layers(), spec().router.n_experts, spec().router.n_used};
   if (options_.record >= RecordLevel::kLayer && shape.n_layers != 0)
-    routes_.emplace(shape, kRoutesKept);
+    routes_.emplace(shape, routes_kept(shape));
   load_.emplace(notices);
   return {};
 }

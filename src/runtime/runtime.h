@@ -96,6 +96,7 @@ class Runtime {
   const std::string& drive_name(uint32_t drive) const { return drive_names_[drive]; }
   uint32_t drive_count() const;  // that records tell apart
   ProcessLoad load() const { return load_->read(); }
+  double stolen_share() const { return load_->stolen_share(); }  // of CPU time, since the start
   const Clock& clock() const { return clock_; }
   uint32_t threads() const { return workers_->size(); }
   ThreadPool& workers() { return *workers_; }

@@ -146,6 +146,15 @@ TEST(ProcessLoadTest, KnowsBothSpellingsOfThrottling) {
   EXPECT_EQ(throttled_ns_in("usage_usec 9\n"), 0);
 }
 
+TEST(ProcessLoadTest, StolenTimeIsTheEighthColumn) {
+  const HostTime time = host_time_in("cpu  10 1 20 400 5 2 3 9 7 0\ncpu0 5 0 9 99 1 1 1 4 0 0\n");
+  EXPECT_EQ(time.stolen, 9u);
+  EXPECT_EQ(time.total, 450u);                          // a guest's 7 are among the user's 10
+  EXPECT_EQ(host_time_in("cpu 1 2 3 4\n").stolen, 0u);  // of a kernel that doesn't count it
+  for (const char* other : {"", "cpu0 1 2 3 4 5 6 7 8", "intr 5"})
+    EXPECT_EQ(host_time_in(other).total, 0u) << other;
+}
+
 TEST(ProcessLoadTest, CpuTimeGrowsWithWork) {
   Notices notices;
   const LoadProbe probe(notices);
