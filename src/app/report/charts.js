@@ -58,7 +58,7 @@ const Charts = (() => {
   // others over it. Bars are a pixel wide at least, so that a slow token shows among ten thousand.
   function stacked_bars(e) {
     const g = e.dygraph, ground = g.toDomYCoord(0);
-    const step = Math.abs(g.toDomXCoord(1) - g.toDomXCoord(0));
+    const step = Math.abs(g.toDomXCoord(1) - g.toDomXCoord(0)) || 1;  // NaN: no width is shown
     const width = Math.max(1, step > 4 ? step * 0.9 : step);
     e.drawingContext.fillStyle = e.color;
     for (const point of e.points)
@@ -101,7 +101,8 @@ const Charts = (() => {
 
   // Charts that show the same tokens show the same part of them.
   class SharedZoom {
-    constructor() {
+    constructor(n) {
+      this.ends = [-0.5, n - 0.5];
       this.charts = [];
       this.busy = false;
     }
@@ -116,6 +117,17 @@ const Charts = (() => {
     }
     show(from, to) {
       if (this.charts.length !== 0) this.charts[0].updateOptions({dateWindow: [from, to]});
+    }
+    // Without a mouse: the part that is shown, `wider` times as wide, `aside` of its width to the
+    // right; never past the ends.
+    change(wider, aside) {
+      if (this.charts.length === 0) return;
+      const [from, to] = this.charts[0].xAxisRange();
+      const [first, last] = this.ends;
+      const width = Math.min((to - from) * wider, last - first);
+      const wished = (from + to - width) / 2 + aside * width;
+      const begin = Math.max(first, Math.min(wished, last - width));
+      this.show(begin, begin + width);
     }
   }
 

@@ -81,7 +81,7 @@
 
   function show(report, chosen) {
     const run = report.runs[chosen];
-    const zoom = new Charts.SharedZoom();
+    const zoom = new Charts.SharedZoom(run.tokens.wall_ns.length);
     Charts.destroy_all();
     header(report, chosen);
     const parts = [cards(run)];

@@ -33,6 +33,18 @@ const TimeSections = (() => {
   const name_of = (run, row) => `${run.unit} ${row}` +
       (run.repetitions > 1 ? ` (repetition ${run.tokens.repetition[row]})` : '');
 
+  function zoom_buttons(zoom, unit) {
+    const button = (text, what, wider, aside) => {
+      const node = make('button', {type: 'button', 'aria-label': what}, text);
+      node.addEventListener('click', () => zoom.change(wider, aside));
+      return node;
+    };
+    return make('p', {class: 'hint', role: 'group', 'aria-label': `which ${unit}s are shown`},
+        button('+', 'zoom in', 0.5, 0), ' ', button('−', 'zoom out', 2, 0), ' ',
+        button('◂', 'move left', 1, -0.5), ' ', button('▸', 'move right', 1, 0.5), ' ',
+        button('all', 'show all', Infinity, 0));
+  }
+
   function timeline(run, zoom) {
     const groups = groups_of(run);
     const {wall_ns} = run.tokens;
@@ -48,6 +60,7 @@ const TimeSections = (() => {
     return section(`Where each ${run.unit}’s time went`,
         make('p', {class: 'hint quiet'}, 'Drag to zoom, hold Shift and drag to move, ' +
             'double-click to see all; the charts of bandwidth follow.'),
+        zoom_buttons(zoom, run.unit),
         chart(`Time of every ${run.unit}, stacked by cause`, {
           series: groups, rows, says, zoom, stackedGraph: true, plotter: Charts.stacked_bars,
           showRangeSelector: rows.length > 1, xlabel: run.unit, ylabel: 'ms',
