@@ -146,7 +146,7 @@ TEST_F(ReportPageTest, ADenseModelHasNoTiersToShow) {
 }
 
 TEST_F(ReportPageTest, WhatCantBeWrittenIsAnError) {
-  const std::string nowhere = folder_ / "no such folder" / "report.html";
+  const std::string nowhere = folder_ / "no such folder/report.html";
   const Outcome outcome = run("qwen3moe-s1", {"-p", "a", "-n", "3", "--report", nowhere});
   EXPECT_EQ(outcome.code, 1);
   EXPECT_THAT(outcome.err, HasSubstr(nowhere));

@@ -99,6 +99,23 @@ const Charts = (() => {
     };
   }
 
+  // Arrowheads at the top that point down at each x.
+  function top_marks(xs) {
+    return (context, area, g) => {
+      context.fillStyle = page_colour('--text');
+      for (const at of xs) {
+        const x = g.toDomXCoord(at);
+        if (!(x >= area.x && x <= area.x + area.w)) continue;
+        context.beginPath();
+        context.moveTo(x - 4, area.y);
+        context.lineTo(x + 4, area.y);
+        context.lineTo(x, area.y + 7);
+        context.closePath();
+        context.fill();
+      }
+    };
+  }
+
   // Charts that show the same tokens show the same part of them.
   class SharedZoom {
     constructor(n) {
@@ -176,5 +193,5 @@ const Charts = (() => {
   }
 
   return {colour, format, log_ticks, whole_ticks, stacked_bars, histogram_bars, vertical_marks,
-          SharedZoom, draw, destroy_all, count: () => living.length};
+          top_marks, SharedZoom, draw, destroy_all, count: () => living.length};
 })();

@@ -65,7 +65,9 @@ const TimeSections = (() => {
           series: groups, rows, says, zoom, stackedGraph: true, plotter: Charts.stacked_bars,
           showRangeSelector: rows.length > 1, xlabel: run.unit, ylabel: 'ms',
           dateWindow: [-0.5, rows.length - 0.5], xRangePad: 12,
-        }, {hint: 'Every nanosecond is in exactly one cause.'}),
+          underlayCallback: Charts.top_marks(run.spikes.map((spike) => spike.token)),
+        }, {hint: 'Every nanosecond is in exactly one cause.' +
+            (run.spikes.length === 0 ? '' : ' ▾ marks the slow tokens that are listed below.')}),
         table('Shares by cause', [
           {name: 'cause', of: (row) => row.cause},
           {name: `ms per ${run.unit}`, number: true,
