@@ -34,8 +34,13 @@ class BenchTest : public testing::ProgramTest {
   static void expect_slices_in_their_tokens(const nlohmann::json& timeline) {
     ASSERT_FALSE(timeline.is_discarded());
     std::vector<std::pair<double, double>> tokens;
-    size_t n_layers = 0, n_reads = 0;
+    size_t n_layers = 0, n_reads = 0, n_counts = 0;
     for (const auto& event : timeline["traceEvents"]) {
+      if (event["ph"] == "C") {
+        EXPECT_EQ(event["name"], "CPUs in use");
+        EXPECT_GE(event["args"]["value"], 0);
+        ++n_counts;
+      }
       if (event["ph"] != "X") continue;
       const std::string name = event["name"];
       const double begin = event["ts"], end = begin + event["dur"].get<double>();
@@ -53,6 +58,7 @@ class BenchTest : public testing::ProgramTest {
       }
     }
     EXPECT_EQ(tokens.size(), 5u);
+    EXPECT_EQ(n_counts, tokens.size());
     EXPECT_GT(n_layers, 4u);
     EXPECT_GT(n_reads, 0u);
   }
