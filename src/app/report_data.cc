@@ -4,8 +4,8 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <ctime>
 #include <fstream>
-#include <sstream>
 
 #include "app/record_json.h"
 #include "app/run_report.h"
