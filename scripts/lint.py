@@ -66,7 +66,7 @@ COLUMNS_MAX = 100
 UNFINISHED = re.compile(r"\b(" + "TO" + "DO|FIX" + "ME|XX" + r"X|HA" + r"CK)\b")
 
 SOURCES = (".h", ".cc", ".cu")
-TEXTS = (*SOURCES, ".py", ".sh", ".md", ".txt", ".cmake", ".json")
+TEXTS = (*SOURCES, ".py", ".sh", ".md", ".txt", ".cmake", ".json", ".js", ".css", ".html")
 TOP_FOLDERS = ["src", "io", "cache", "gpu", "cpu", "tests", "bench", "scripts"]
 # Reference data isn't ours to shape.
 SKIPPED = ["tests/data/*", "tests/fuzz/corpus/*", "*/__pycache__/*"]

@@ -55,6 +55,7 @@ BROKEN = [
     ("text", "io/a.cc", "int a; \n"),
     ("text", "scripts/a.sh", "\techo\n"),
     ("text", "io/a.cc", "int a;"),
+    ("text", "src/app/report/a.js", "\tlet a;\n"),
     ("unfinished", "io/a.cc", "// TO" + "DO: later\n"),
     ("unfinished", "scripts/README.md", "FIX" + "ME\n"),
 ]

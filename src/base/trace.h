@@ -57,6 +57,7 @@ struct LayerRecord {
   std::array<uint16_t, kDrivesMax> misses = {};  // experts called and not resident, by drive
   uint16_t striped_misses = 0;                   // such experts that lie on several drives
   uint8_t striped_over = 0;                      // those drives, a bit each
+  static_assert(kDrivesMax <= 8);
   int64_t longest_ns = 0;                        // its longest sleep, and the read that ended it
   ReadRecord longest;
 
