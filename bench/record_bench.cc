@@ -53,7 +53,7 @@ void measure(int layers, int misses) {
       trace.arrived(read, 8);
       trace.delivered(0, read.bytes, read.issued_ns, read.completed_ns);
     });
-    const double wait = ns_per_event(kCalls, [&](int i) { trace.waited(i, 8, &read); });
+    const double wait = ns_per_event(kCalls, [&](int i) { trace.waited(0, i, 8, &read); });
     ProcessLoad sum;
     uint64_t reads = 0;
     const double token = ns_per_event(kCalls / 20, [&](int i) {

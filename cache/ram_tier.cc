@@ -201,9 +201,10 @@ size_t RamTier::take_arrivals(bool wait) {
   if (parts_.trace == nullptr) return n_done;
   for (size_t i = 0; i < n_done; ++i) trace_arrival(done_[i]);
   if (wait) {
-    const int64_t waited_ns = parts_.timer.enter(Cause::kCache) - scope.entered_ns();
+    const int64_t woken_ns = parts_.timer.enter(Cause::kCache);
     const ReadRecord first = n_done == 0 ? ReadRecord() : record_of(done_[0]);
-    parts_.trace->waited(waited_ns, matrices_in_flight_, n_done == 0 ? nullptr : &first);
+    parts_.trace->waited(scope.entered_ns(), woken_ns, matrices_in_flight_,
+                         n_done == 0 ? nullptr : &first);
   }
   return n_done;
 }

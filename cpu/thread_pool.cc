@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "base/clock.h"
 #include "cpu/topology.h"
 
 namespace offstage {
@@ -64,6 +65,10 @@ struct ThreadPool::State {
   std::vector<uint32_t> processors;  // [worker]; empty: not bound
   std::chrono::steady_clock::time_point next_move{};
   std::function<void()> between_chunks;  // the caller's
+  SteadyClock clock;
+  std::vector<Ring<WorkerSpan>> spans;  // [worker], each its worker's while a job is open
+  std::function<uint8_t()> tag_of;
+  uint8_t tag = 0;  // the job's
 
   // Workers are bound and the caller isn't, so the system may put both on one core and leave it
   // so: measured on two cores with one busy, the second worker then got 2 % of the chunks.
@@ -80,13 +85,21 @@ struct ThreadPool::State {
     move_this_thread(processors[0]);
   }
 
-  void take_chunks(uint32_t worker) {
-    for (;;) {
+  // False if no chunk was left.
+  bool take_chunks(uint32_t worker) {
+    for (bool took = false;; took = true) {
       const uint32_t begin = next.fetch_add(chunk, std::memory_order_relaxed);
-      if (begin >= n) return;
+      if (begin >= n) return took;
       trampoline(context, begin, std::min(n, begin + chunk), worker);
       if (worker == 0 && between_chunks) between_chunks();
     }
+  }
+
+  // `share()` is a worker's part of the job: false if it had none.
+  template <typename Share>
+  void recorded(uint32_t worker, Share&& share) {
+    const int64_t begin_ns = spans.empty() ? 0 : clock.now_ns();
+    if (share() && !spans.empty()) spans[worker].push({begin_ns, clock.now_ns(), tag});
   }
 
   bool join() {
@@ -109,7 +122,7 @@ struct ThreadPool::State {
       seen = generation.load(std::memory_order_acquire);
       if (stop.load(std::memory_order_relaxed)) return;
       if (!join()) continue;
-      take_chunks(worker);
+      recorded(worker, [&] { return take_chunks(worker); });
       leave();
     }
   }
@@ -163,6 +176,19 @@ void ThreadPool::set_between_chunks(std::function<void()> between) {
   state_->between_chunks = std::move(between);
 }
 
+void ThreadPool::record_spans(size_t spans_max, std::function<uint8_t()> tag) {
+  state_->spans.assign(size(), Ring<WorkerSpan>(spans_max));
+  state_->tag_of = std::move(tag);
+}
+
+const Ring<WorkerSpan>* ThreadPool::spans(uint32_t worker) const {
+  return state_->spans.empty() ? nullptr : &state_->spans[worker];
+}
+
+void ThreadPool::clear_spans() {
+  for (Ring<WorkerSpan>& spans : state_->spans) spans.clear();
+}
+
 uint32_t ThreadPool::size() const { return static_cast<uint32_t>(state_->workers.size()) + 1; }
 
 void ThreadPool::run(uint32_t n, uint32_t grain, void* context, Trampoline trampoline) {
@@ -171,11 +197,15 @@ void ThreadPool::run(uint32_t n, uint32_t grain, void* context, Trampoline tramp
   State& state = *state_;
   const uint32_t pieces = size() * kChunksPerWorker;
   const uint32_t chunk = ((n + pieces - 1) / pieces + grain - 1) / grain * grain;
+  if (state.tag_of) state.tag = state.tag_of();
   if (size() == 1 || n <= grain) {
-    for (uint32_t begin = 0; begin < n; begin += chunk) {
-      trampoline(context, begin, std::min(n, begin + chunk), 0);
-      if (state.between_chunks) state.between_chunks();
-    }
+    state.recorded(0, [&] {
+      for (uint32_t begin = 0; begin < n; begin += chunk) {
+        trampoline(context, begin, std::min(n, begin + chunk), 0);
+        if (state.between_chunks) state.between_chunks();
+      }
+      return true;
+    });
     return;
   }
   state.keep_caller_apart();
@@ -189,7 +219,7 @@ void ThreadPool::run(uint32_t n, uint32_t grain, void* context, Trampoline tramp
   state.joined.store(State::kOpen, std::memory_order_release);
   state.generation.fetch_add(1, std::memory_order_release);
   state.generation.notify_all();
-  state.take_chunks(0);
+  state.recorded(0, [&] { return state.take_chunks(0); });
   state.joined.fetch_and(~State::kOpen, std::memory_order_acquire);
   const auto alone = [&] { return state.joined.load(std::memory_order_acquire) == 0; };
   if (spin_until(alone)) return;

@@ -13,8 +13,15 @@
 #include <type_traits>
 
 #include "base/notices.h"
+#include "base/ring.h"
 
 namespace offstage {
+
+// A worker's share in one job.
+struct WorkerSpan {
+  int64_t begin_ns = 0, end_ns = 0;  // SteadyClock's
+  uint8_t tag = 0;                   // the job's
+};
 
 class ThreadPool {
  public:
@@ -30,6 +37,13 @@ class ThreadPool {
   // `between` runs on the caller's thread after every chunk that the caller computed: for what
   // can't wait until a long job is over. It must not call parallel_for.
   void set_between_chunks(std::function<void()> between);
+
+  // From now on each worker keeps its last `spans_max` shares. `tag` says what a job is; it runs on
+  // the caller's thread when the job begins. Memory is taken now. Between jobs only, as the two
+  // below.
+  void record_spans(size_t spans_max, std::function<uint8_t()> tag);
+  const Ring<WorkerSpan>* spans(uint32_t worker) const;  // nullptr: nothing is recorded
+  void clear_spans();
 
   // Runs body(begin, end, worker) over [0, n) in chunks of at least `grain`, taken dynamically.
   // Not reentrant: one caller at a time.

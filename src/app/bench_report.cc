@@ -115,7 +115,6 @@ Json bench_json(Runtime& runtime, const BenchResult& result, const std::string& 
   for (const int64_t ns : result.samples_ns) speeds.push_back(result.tokens_per_s(ns));
   uint64_t file_bytes = 0;
   for (uint32_t i = 0; i < file.paths().size(); ++i) file_bytes += runtime.io().file_bytes(i);
-  const SpikeReport spikes = explain_spikes(result.tokens, kSpikesShown, runtime.drive_names());
   Json json;
   json["schema"] = kBenchSchema;
   json["test"] = result.test.name();
@@ -144,8 +143,8 @@ Json bench_json(Runtime& runtime, const BenchResult& result, const std::string& 
   json["experts"] = totals_json(records);
   json["ttft_ms"] = mean(result.ttft_ns) / 1e6;
   json["itl_ms"] = itl_json(result.tokens);
-  json["spikes"] = spikes_json(spikes);
-  json["spike_classes"] = spike_classes_json(spikes);
+  json["spikes"] = spikes_json(result.spikes);
+  json["spike_classes"] = spike_classes_json(result.spikes);
   json["ceilings"] = ceilings_json(result.ceilings);
   json["drive_tok_s"] = drive_bound(result, records);
   json["tokens"] = result.tokens_json;
@@ -174,8 +173,11 @@ std::string bench_markdown(std::span<const Json> rows) {
                       number(ceilings["ram_read_gb_s"], 1));
   for (const Json& drive : ceilings["drives"])
     if (drive["bytes"] != 0)
-      text += fmt::format("; {} gave {} GB/s while busy", drive["name"].get<std::string>(),
-                          number(drive["gb_s"], 2));
+      text += fmt::format("; {} gave {} GB/s while busy{}", drive["name"].get<std::string>(),
+                          number(drive["gb_s"], 2),
+                          drive["expected_gb_s"] == 0
+                              ? ""
+                              : fmt::format(", {} expected", number(drive["expected_gb_s"], 2)));
   text += fmt::format("\nexpert cache: {}; tokens: {}; reads by {}; peak RSS {}\n",
                       last["cache"].get<std::string>(), last["text"].get<std::string>(),
                       last["io_engine"].get<std::string>(),
@@ -213,7 +215,7 @@ std::string tokens_csv(std::span<const Json> rows) {
           fmt::format("{},{},{},{},{},{}", row["test"].get<std::string>(),
                       row["ram_budget_bytes"].dump(), row["n_threads"].dump(),
                       token["repetition"].dump(), token["index"].dump(), token["wall_ns"].dump());
-      for (const char* group : {"causes", "hits", "bytes"}) {
+      for (const char* group : {"causes", "hits", "bytes", "prefetch", "page_faults", "cpu"}) {
         for (const auto& [name, value] : token[group].items()) {
           names += fmt::format(",{}_{}", group, name);
           values += ",";

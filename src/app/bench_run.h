@@ -42,6 +42,7 @@ struct BenchResult {
   std::vector<TokenRecord> tokens;     // of all repetitions, one after another
   nlohmann::ordered_json tokens_json;  // `index` counts through all repetitions
   Ceilings ceilings;
+  SpikeReport spikes;  // of the tokens
 
   double tokens_per_s(int64_t ns) const;
   double mean_tokens_per_s() const;

@@ -93,6 +93,7 @@ class Bench {
         OFFSTAGE_TRY_VOID(write_timeline(flags_.timeline_file, result.prompts.back(),
                                          std::span(result.tokens).last(test.n_gen), *runtime_));
       result.ceilings = measure_ceilings(*runtime_);
+      result.spikes = explain_spikes(result.tokens, model_.spikes, runtime_->drive_names());
       OFFSTAGE_TRY_VOID(runtime_->save_index(*notices_));
       results_.rows.push_back(
           bench_json(*runtime_, result, text_of(flags_), flags_.cold, *notices_));
@@ -113,7 +114,7 @@ class Bench {
   }
 
   Status add_to_report(const BenchResult& result) {
-    ReportRun run = {.ceilings = result.ceilings, .notices = *notices_};
+    ReportRun run = {.ceilings = result.ceilings, .spikes = result.spikes, .notices = *notices_};
     run.name = fmt::format("{}, --ram {}, {} threads, cache {}", result.test.name(), result.ram,
                            runtime_->threads(), flags_.cold ? "cold" : "warm");
     run.are_prompts = result.test.n_gen == 0;

@@ -98,8 +98,9 @@ Result<std::vector<TokenId>> encode_prompt(const Runtime& runtime, const RunFlag
 }
 
 Status write_report_of(const std::string& path, Runtime& runtime, const GenerationRecord& record,
-                       const Ceilings& ceilings, const Notices& notices) {
-  ReportRun run = {.ceilings = ceilings, .notices = notices};
+                       const Ceilings& ceilings, const SpikeReport& spikes,
+                       const Notices& notices) {
+  ReportRun run = {.ceilings = ceilings, .spikes = spikes, .notices = notices};
   run.name =
       fmt::format("{} tokens after a prompt of {}", record.tokens.size(), record.prompt_tokens);
   run.records = record.tokens;
@@ -122,15 +123,17 @@ Result<int> run_prompt(Runtime& runtime, const RunFlags& flags, Sampler& sampler
                generate(runtime, session, sampler, flags, prompt,
                         chat ? chat->stops : std::span<const TokenId>(), reader, interrupted));
   OFFSTAGE_TRY_VOID(runtime.save_index(notices));  // before the report, which lists what it says
-  const Ceilings ceilings = measure_ceilings(runtime);
-  if (!flags.timeline_file.empty())
+  if (!flags.timeline_file.empty())  // before other work of the workers is in it
     OFFSTAGE_TRY_VOID(write_timeline(flags.timeline_file, generation.record.prefill,
                                      generation.record.tokens, runtime));
+  const Ceilings ceilings = measure_ceilings(runtime);
+  const SpikeReport spikes =
+      explain_spikes(generation.record.tokens, flags.model.spikes, runtime.drive_names());
   if (!flags.report_file.empty())
     OFFSTAGE_TRY_VOID(
-        write_report_of(flags.report_file, runtime, generation.record, ceilings, notices));
+        write_report_of(flags.report_file, runtime, generation.record, ceilings, spikes, notices));
   if (flags.json) {
-    print_json(run_json(runtime, generation, ceilings, notices, reader.text(),
+    print_json(run_json(runtime, generation, ceilings, spikes, notices, reader.text(),
                         chat ? chat->chat_template->name : std::string_view()));
   } else if (!flags.verbose_tokens) {
     std::puts("");

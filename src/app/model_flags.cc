@@ -137,6 +137,8 @@ void ModelFlags::add_measuring_to(CLI::App& command) {
                       ->check(CLI::Range(0.0, 1.0));
   command.add_option("--pace", pace,
                      "every drive answers as one of this speed would, bytes per second, e.g. 500M");
+  command.add_option("--spikes", spikes, "slow tokens to explain one by one")
+      ->capture_default_str();
 }
 
 void ModelFlags::record_layers() {

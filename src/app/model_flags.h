@@ -17,6 +17,7 @@ struct ModelFlags {
   std::vector<std::string> drives;
   uint32_t context = 4096, threads = 0, chunk = 512, batch = 4096, io_depth = 32;
   uint32_t gpu_layers = 0;
+  uint32_t spikes = 8;             // slow tokens that are explained one by one
   uint32_t prompt_tokens_max = 0;  // the command's: no prompt will be longer; 0: not known
   bool no_warm_start = false, no_preload = false, mlock = false, folders_are_drives = false;
   double oracle_recall = 1;
@@ -26,7 +27,8 @@ struct ModelFlags {
   CLI::Option* oracle_option = nullptr;  // nullptr without add_measuring_to()
 
   void add_to(CLI::App& command);
-  // Of commands that measure: real routing for a model without, a drive of a fixed speed.
+  // Of commands that measure: real routing for a model without, a drive of a fixed speed, slow
+  // tokens.
   void add_measuring_to(CLI::App& command);
   // --record is at least layer from now on.
   void record_layers();

@@ -42,6 +42,26 @@ Json layer_json(const LayerRecord& layer) {
           {"queue_depth", layer.depth_max}};
 }
 
+// Sleeps by the drive of the read that ended each.
+Json waits_json(const TokenTrace& trace, Runtime& runtime) {
+  Json json = Json::object();
+  for (uint32_t drive = 0; drive < runtime.drive_count(); ++drive) {
+    const DriveWait& wait = trace.waits[drive];
+    json[runtime.drive_name(drive)] = {{"queued_ns", wait.queued_ns},
+                                       {"service_ns", wait.service_ns},
+                                       {"woken_ns", wait.woken_ns}};
+  }
+  return json;
+}
+
+Json celsius_json(const TokenRecord& token, Runtime& runtime) {
+  Json json = Json::object();
+  for (uint32_t drive = 0; drive < runtime.drive_count(); ++drive)
+    if (token.drive_celsius[drive] != kNoTemperature)
+      json[runtime.drive_name(drive)] = token.drive_celsius[drive];
+  return json;
+}
+
 // The layer that waited longest and, in it, the read that was waited for longest; an empty object
 // if nothing was waited for.
 Json waiting_json(const LayerRecord& layer, Runtime& runtime) {
@@ -94,10 +114,13 @@ Json token_json(size_t index, const TokenRecord& token, Runtime& runtime) {
   Json json = {
       {"index", index},
       {"token", token.token},
+      {"began_ns", token.began_ns},
       {"wall_ns", token.wall_ns},
       {"causes", causes_json(token.causes)},
       {"hits", {{"vram", 0}, {"ram", token.ram_hits}, {"drive", token.drive_reads}}},
       {"bytes", std::move(bytes)},
+      {"waits", waits_json(token.trace, runtime)},
+      {"drive_celsius", celsius_json(token, runtime)},
       {"prefetch",
        {{"experts", token.prefetched},
         {"useful_bytes", token.prefetch_useful_bytes},
@@ -163,6 +186,7 @@ Json ceilings_json(const Ceilings& ceilings) {
   for (const DriveCeiling& drive : ceilings.drives) {
     drives.push_back({{"name", drive.name},
                       {"gb_s", drive.bytes_per_s() / 1e9},
+                      {"expected_gb_s", drive.expected_bytes_per_s / 1e9},
                       {"bytes", drive.bytes},
                       {"busy_ns", drive.busy_ns}});
   }

@@ -13,8 +13,6 @@ namespace offstage {
 
 // Schema of one token's record where it stands alone (--verbose-tokens); README lists the names.
 inline constexpr const char* kTokenSchema = "offstage.token/1";
-// Slowest tokens that are explained one by one.
-inline constexpr size_t kSpikesShown = 8;
 
 // `layers` and `reads` are in it if the runtime keeps them (--record layer, read).
 nlohmann::ordered_json token_json(size_t index, const TokenRecord& token, Runtime& runtime);

@@ -7,6 +7,7 @@
 #include <chrono>
 #include <ctime>
 #include <fstream>
+#include <limits>
 
 #include "app/record_json.h"
 #include "app/run_report.h"
@@ -87,7 +88,24 @@ Result<Json> curve_json(const Runtime& runtime) {
               {"points", std::move(points)}};
 }
 
-Json facts_json(Runtime& runtime) {
+// "nvme0n1 41 to 58 °C", of the drives that have a sensor.
+std::string temperatures_text(std::span<const TokenRecord> records, const Runtime& runtime) {
+  std::string text;
+  for (uint32_t drive = 0; drive < runtime.drive_count(); ++drive) {
+    int16_t least = std::numeric_limits<int16_t>::max(), most = kNoTemperature;
+    for (const TokenRecord& record : records) {
+      if (record.drive_celsius[drive] == kNoTemperature) continue;
+      least = std::min(least, record.drive_celsius[drive]);
+      most = std::max(most, record.drive_celsius[drive]);
+    }
+    if (most != kNoTemperature)
+      text += fmt::format("{}{} {} to {} °C", text.empty() ? "" : ", ", runtime.drive_name(drive),
+                          least, most);
+  }
+  return text.empty() ? "not shown by this system" : text;
+}
+
+Json facts_json(std::span<const TokenRecord> records, Runtime& runtime) {
   const RuntimeOptions& options = runtime.options();
   const ModelFile& file = runtime.file();
   Json json = {fact("model file", file.gguf.path()),
@@ -103,6 +121,7 @@ Json facts_json(Runtime& runtime) {
                fact("context", std::to_string(options.context)),
                fact("reads by", fmt::format("{}, {}", runtime.io().name(),
                                             runtime.io().direct_io(0) ? "direct" : "buffered")),
+               fact("drive temperature", temperatures_text(records, runtime)),
                fact("cache policy", options.cache_policy),
                fact("experts read at start", std::to_string(runtime.preloaded().experts)),
                fact("warm start", fmt::format("{} earlier tokens", runtime.warm_start_tokens()))};
@@ -165,7 +184,7 @@ Result<Json> report_run(Runtime& runtime, const ReportRun& run) {
   json["unit"] = run.are_prompts ? "prompt" : "token";
   json["repetitions"] = run.repetitions;
   json["model"] = {{"name", runtime.spec().name}, {"path", runtime.file().gguf.path()}};
-  json["facts"] = facts_json(runtime);
+  json["facts"] = facts_json(run.records, runtime);
   json["tok_s"] = run.tokens_per_s;
   json["ttft_ms"] = run.ttft_ms;
   json["itl_ms"] = itl_json(run.records);
@@ -181,11 +200,8 @@ Result<Json> report_run(Runtime& runtime, const ReportRun& run) {
   if (runtime.route_memory() != nullptr) {
     OFFSTAGE_TRY(json["cache_curve"], curve_json(runtime));
   }
-  const SpikeReport spikes = run.are_prompts
-                                 ? SpikeReport()
-                                 : explain_spikes(run.records, kSpikesShown, runtime.drive_names());
-  json["spikes"] = spikes_json(spikes);
-  json["spike_classes"] = spike_classes_json(spikes);
+  json["spikes"] = spikes_json(run.spikes);
+  json["spike_classes"] = spike_classes_json(run.spikes);
   json["fallbacks"] = notices_json(run.notices);
   return json;
 }

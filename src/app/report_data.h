@@ -9,6 +9,7 @@
 #include "base/notices.h"
 #include "runtime/ceilings.h"
 #include "runtime/runtime.h"
+#include "runtime/spikes.h"
 #include "runtime/token_record.h"
 
 namespace offstage {
@@ -24,6 +25,7 @@ struct ReportRun {
   uint32_t repetitions = 1;  // `records` are so many runs of equal length, one after another
   double ttft_ms = 0, tokens_per_s = 0;
   const Ceilings& ceilings;
+  const SpikeReport& spikes;  // none of prompts
   const Notices& notices;
 };
 

@@ -192,7 +192,10 @@ std::string latency_summary(Runtime& runtime, const Generation& generation,
   for (const DriveCeiling& drive : ceilings.drives)
     if (drive.bytes != 0)
       text +=
-          fmt::format("; {} gave {:.2f} GB/s while busy", drive.name, drive.bytes_per_s() / 1e9);
+          fmt::format("; {} gave {:.2f} GB/s while busy{}", drive.name, drive.bytes_per_s() / 1e9,
+                      drive.expected_bytes_per_s == 0
+                          ? ""
+                          : fmt::format(", {:.2f} expected", drive.expected_bytes_per_s / 1e9));
   const SpikeReport spikes = explain_spikes(record.tokens, 1, runtime.drive_names());
   if (spikes.slowest.empty())
     return text + fmt::format("\nslowest  no token took {:.0f} % more than the median\n",
@@ -209,8 +212,9 @@ nlohmann::ordered_json notices_json(const Notices& notices) {
 }
 
 nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
-                                const Ceilings& ceilings, const Notices& notices,
-                                const std::string& text, std::string_view chat_template) {
+                                const Ceilings& ceilings, const SpikeReport& spikes,
+                                const Notices& notices, const std::string& text,
+                                std::string_view chat_template) {
   const GenerationRecord& record = generation.record;
   const TokenRecord decode = decode_total(record);
   const Samples times = token_times(record);
@@ -258,7 +262,6 @@ nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
   json["cache_policy"] = runtime.options().cache_policy;
   json["warm_start_tokens"] = runtime.warm_start_tokens();
   json["token_records"] = tokens_json(record.tokens, runtime);
-  const SpikeReport spikes = explain_spikes(record.tokens, kSpikesShown, runtime.drive_names());
   json["spikes"] = spikes_json(spikes);
   json["spike_classes"] = spike_classes_json(spikes);
   json["ceilings"] = ceilings_json(ceilings);

@@ -7,6 +7,7 @@
 #include "runtime/ceilings.h"
 #include "runtime/runtime.h"
 #include "runtime/session.h"
+#include "runtime/spikes.h"
 
 namespace offstage {
 
@@ -20,8 +21,9 @@ std::string latency_summary(Runtime& runtime, const Generation& generation,
 // Schema "offstage.run/1", documented in the README; names stay. `text` is the answer as it is
 // streamed; an empty `chat_template` means that the prompt was taken as it stands.
 nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
-                                const Ceilings& ceilings, const Notices& notices,
-                                const std::string& text, std::string_view chat_template);
+                                const Ceilings& ceilings, const SpikeReport& spikes,
+                                const Notices& notices, const std::string& text,
+                                std::string_view chat_template);
 
 nlohmann::ordered_json notices_json(const Notices& notices);
 

@@ -17,8 +17,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kDecodeTrack = 1;
+constexpr int kFirstWorkerTrack = 2;
 constexpr const char* kCpusCounter = "CPUs in use";
-constexpr int kTracksPerDrive = 1000;
+constexpr int kTracksPerDrive = 2000;  // no machine has as many workers
 
 // Events go to the file one by one: a timeline is larger than anything else a run keeps.
 class EventFile {
@@ -108,6 +109,21 @@ void add_layers(EventFile& file, const Trace& trace) {
   }
 }
 
+// What each compute thread had a share in; the first is the decode thread itself.
+void add_workers(EventFile& file, const ThreadPool& workers) {
+  for (uint32_t worker = 0; worker < workers.size(); ++worker) {
+    const Ring<WorkerSpan>* spans = workers.spans(worker);
+    if (spans == nullptr) return;
+    const int track = kFirstWorkerTrack + static_cast<int>(worker);
+    file.name_track(track, fmt::format("worker {}", worker));
+    for (size_t i = 0; i < spans->size(); ++i) {
+      const WorkerSpan& span = (*spans)[i];
+      file.slice(track, std::string(cause_name(static_cast<Cause>(span.tag))), span.begin_ns,
+                 span.end_ns - span.begin_ns, Json::object());
+    }
+  }
+}
+
 // Reads of a drive overlap; each goes to the first of its tracks that is free again. The ring has
 // them in order of completion, so a later one may have begun earlier: a track is free if it had
 // nothing since the read was issued.
@@ -146,6 +162,7 @@ Status write_timeline(const std::string& path, const TokenRecord& prompt,
   add_token(file, "prompt", prompt);
   for (size_t i = 0; i < tokens.size(); ++i) add_token(file, fmt::format("token {}", i), tokens[i]);
   add_layers(file, runtime.trace());
+  add_workers(file, runtime.workers());
   add_reads(file, runtime);
   if (!file.close())
     return make_error(ErrorCode::kIo, "{}: cannot write the timeline: {}", path,

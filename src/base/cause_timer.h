@@ -23,15 +23,17 @@ enum class Cause : uint8_t {
   kCache,      // residency bookkeeping, starting reads
   kSample,     // sampler
   kLookahead,  // guessing the next layer's experts
-  kOther,      // everything between tokens: text, callbacks
+  kCaller,     // what the caller did with the token before: text, output
+  kRecord,     // writing down what the token before cost
+  kOther,      // what nobody claimed
 };
-inline constexpr size_t kCauseCount = 10;
+inline constexpr size_t kCauseCount = 12;
 
 // Published in JSON; never renamed.
 constexpr std::string_view cause_name(Cause cause) {
   constexpr std::array<std::string_view, kCauseCount> kNames = {
-      "attention", "router", "experts", "output",    "wait_drive",
-      "hash",      "cache",  "sample",  "lookahead", "other"};
+      "attention", "router", "experts",   "output", "wait_drive", "hash",
+      "cache",     "sample", "lookahead", "caller", "record",     "other"};
   return kNames[static_cast<size_t>(cause)];
 }
 

@@ -87,12 +87,20 @@ void Trace::missed(std::span<const uint32_t> files) {
   layer_.striped_over |= drives;
 }
 
-void Trace::waited(int64_t wait_ns, uint32_t depth, const ReadRecord* ended_by) {
+void Trace::waited(int64_t begin_ns, int64_t end_ns, uint32_t depth, const ReadRecord* ended_by) {
+  const int64_t wait_ns = end_ns - begin_ns;
   layer_.wait_ns += wait_ns;
   ++layer_.waits;
   layer_.depth_max = std::max(layer_.depth_max, depth);
   token_trace_.depth_max = std::max(token_trace_.depth_max, depth);
-  if (ended_by == nullptr || wait_ns <= layer_.longest_ns) return;
+  if (ended_by == nullptr) return;
+  const int64_t issued_ns = std::clamp(ended_by->last_issued_ns, begin_ns, end_ns);
+  const int64_t completed_ns = std::clamp(ended_by->completed_ns, issued_ns, end_ns);
+  DriveWait& wait = token_trace_.waits[ended_by->drive];
+  wait.queued_ns += issued_ns - begin_ns;
+  wait.service_ns += completed_ns - issued_ns;
+  wait.woken_ns += end_ns - completed_ns;
+  if (wait_ns <= layer_.longest_ns) return;
   layer_.longest_ns = wait_ns;
   layer_.longest = *ended_by;
 }

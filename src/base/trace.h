@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/cause_timer.h"
+#include "base/ring.h"
 
 namespace offstage {
 
@@ -58,7 +59,7 @@ struct LayerRecord {
   uint16_t striped_misses = 0;                   // such experts that lie on several drives
   uint8_t striped_over = 0;                      // those drives, a bit each
   static_assert(kDrivesMax <= 8);
-  int64_t longest_ns = 0;                        // its longest sleep, and the read that ended it
+  int64_t longest_ns = 0;  // its longest sleep, and the read that ended it
   ReadRecord longest;
 
   uint32_t all_misses() const {
@@ -74,6 +75,13 @@ struct LayerSample {
   CauseTimes causes;
 };
 
+// Sleeps, split by what the read that ended each was doing meanwhile.
+struct DriveWait {
+  int64_t queued_ns = 0;   // it stood before the drive
+  int64_t service_ns = 0;  // it was with kernel and drive
+  int64_t woken_ns = 0;    // it had come, but the thread wasn't awake yet
+};
+
 // A token in a few numbers.
 struct TokenTrace {
   LayerRecord waiting;  // the layer that waited longest; kNoLayer: none waited
@@ -84,25 +92,7 @@ struct TokenTrace {
   uint32_t read_retries = 0;
   int64_t service_ns = 0;                             // the reads' sum
   std::array<uint64_t, kDrivesMax> drive_bytes = {};  // of these reads
-};
-
-// The last `capacity` of what was pushed.
-template <typename T>
-class Ring {
- public:
-  explicit Ring(size_t capacity) : items_(capacity) {}  // touched now: the plan counts it
-  void push(const T& item) {
-    if (items_.empty()) return;
-    items_[total_++ % items_.size()] = item;
-  }
-  void clear() { total_ = 0; }
-  size_t size() const { return total_ < items_.size() ? total_ : items_.size(); }
-  uint64_t dropped() const { return total_ - size(); }
-  const T& operator[](size_t i) const { return items_[(total_ - size() + i) % items_.size()]; }
-
- private:
-  std::vector<T> items_;
-  uint64_t total_ = 0;
+  std::array<DriveWait, kDrivesMax> waits = {};       // by the drive of the read that ended each
 };
 
 // Length of a union of intervals that come in nearly in order: the time in which a drive had
@@ -141,8 +131,9 @@ class Trace {
 
   // Tier. Layers count as tiers do. `files`: where the expert lies; several if it is striped.
   void missed(std::span<const uint32_t> files);
-  // Slept until `ended_by` (null: until a time-out), with `depth` reads outstanding.
-  void waited(int64_t wait_ns, uint32_t depth, const ReadRecord* ended_by);
+  // Slept from `begin_ns` to `end_ns`, until `ended_by` came (null: until a time-out), with `depth`
+  // reads outstanding.
+  void waited(int64_t begin_ns, int64_t end_ns, uint32_t depth, const ReadRecord* ended_by);
   void arrived(const ReadRecord& read, uint32_t depth);
   // Bytes of an arrived read, by drive (a striped one has several): with the drive from `issued_ns`
   // to `completed_ns`.

@@ -101,7 +101,8 @@ Ceilings measure_ceilings(Runtime& runtime) {
   const Trace& trace = runtime.trace();
   const std::vector<std::string>& names = runtime.drive_names();
   for (uint32_t drive = 0; drive < std::min<size_t>(names.size(), kDrivesMax); ++drive)
-    ceilings.drives.push_back({names[drive], trace.drive_bytes(drive), trace.drive_busy_ns(drive)});
+    ceilings.drives.push_back({names[drive], trace.drive_bytes(drive), trace.drive_busy_ns(drive),
+                               runtime.drive().bytes_per_s});
   return ceilings;
 }
 

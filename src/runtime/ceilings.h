@@ -3,7 +3,8 @@
 // RAM: the workers read the model's own resident weights and slots, once around and again until
 // enough time has passed; no memory is allocated, so a run within its budget stays there. Drives:
 // bytes that came in ÷ the time in which a drive had a read to answer (base/trace.h, BusyTime). A
-// drive that is never kept busy is judged by what it did while it was.
+// drive that is never kept busy is judged by what it did while it was; what the start's probe found
+// stands beside it.
 #pragma once
 
 #include <cstdint>
@@ -21,6 +22,7 @@ struct DriveCeiling {
   std::string name;
   uint64_t bytes = 0;
   int64_t busy_ns = 0;
+  double expected_bytes_per_s = 0;  // by the start's probe, or the pace; 0: not known
   double bytes_per_s() const;
 };
 

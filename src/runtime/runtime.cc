@@ -17,6 +17,8 @@ namespace {
 constexpr uint32_t kReadsMin = 64, kReadsMax = 512;
 constexpr uint64_t kBytesInFlight = 128ull << 20;
 constexpr uint32_t kPrefetchShare = 4;
+// Workers' shares in jobs, of all workers together, where reads are recorded.
+constexpr size_t kSpansKept = 1 << 16;
 // Tokens whose routing is kept where layers are recorded. To replay them at one size costs a look
 // at every kept expert for every call: a few seconds for all sizes of a large model, at this many.
 constexpr uint64_t kRoutesKeptMin = 256, kRoutesKeptMax = 2048, kReplayedLooks = 1ull << 26;
@@ -110,8 +112,10 @@ Status Runtime::start_trace(Notices& notices) {
   const std::vector<std::string> paths = file_->paths();
   OFFSTAGE_TRY(drives_, group_by_drive(paths, options_.drive_grouping));
   drive_names_ = drives_.names;
+  std::vector<std::string> on_drive(drive_names_.size());  // a file of each
   for (size_t file = paths.size(); file-- > 0;) {
     const uint32_t drive = drives_.drive_of_file[file];
+    on_drive[drive] = paths[file];
     if (options_.drive_grouping == DriveGrouping::kDevice)
       drive_names_[drive] = offstage::drive_name(paths[file]);
     trace.drive_of_file.insert(trace.drive_of_file.begin(), Trace::drive_index(drive));
@@ -123,7 +127,11 @@ Status Runtime::start_trace(Notices& notices) {
   const RouteShape shape = {spec().n_moe_layers(), spec().router.n_experts, spec().router.n_used};
   if (options_.record >= RecordLevel::kLayer && shape.n_layers != 0)
     routes_.emplace(shape, routes_kept(shape));
+  if (options_.record >= RecordLevel::kRead)
+    workers_->record_spans(kSpansKept / workers_->size(),
+                           [this] { return static_cast<uint8_t>(timer_.cause()); });
   load_.emplace(notices);
+  thermometers_.emplace(on_drive);
   return {};
 }
 

@@ -19,6 +19,7 @@
 #include "base/trace.h"
 #include "cache/ram_tier.h"
 #include "cache/usage.h"
+#include "io/drive_temperature.h"
 #include "io/drives.h"
 #include "io/engine.h"
 #include "io/gguf.h"
@@ -95,6 +96,8 @@ class Runtime {
   const std::vector<std::string>& drive_names() const { return drive_names_; }
   const std::string& drive_name(uint32_t drive) const { return drive_names_[drive]; }
   uint32_t drive_count() const;  // that records tell apart
+  // By drive; read from the drives every few seconds. Decode thread.
+  std::span<const int16_t> drive_celsius() { return thermometers_->read(clock_.now_ns()); }
   ProcessLoad load() const { return load_->read(); }
   double stolen_share() const { return load_->stolen_share(); }  // of CPU time, since the start
   const Clock& clock() const { return clock_; }
@@ -143,6 +146,7 @@ class Runtime {
   std::optional<Trace> trace_;
   std::optional<RouteMemory> routes_;
   std::optional<LoadProbe> load_;
+  std::optional<DriveThermometers> thermometers_;
   std::unique_ptr<ModelFile> file_;
   std::optional<RouteReplay> replay_;
   std::unique_ptr<Tokenizer> tokenizer_;

@@ -5,6 +5,20 @@
 #include "base/check.h"
 
 namespace offstage {
+namespace {
+
+// What the caller does with a token is the caller's time. False if it wants no more.
+bool tell(const GenerateOptions& options, TokenId token, CauseTimer& timer) {
+  const CauseScope scope(timer, Cause::kCaller);
+  return !options.on_token || options.on_token(token);
+}
+
+void tell(const GenerateOptions& options, const TokenRecord& record, CauseTimer& timer) {
+  const CauseScope scope(timer, Cause::kCaller);
+  if (options.on_record) options.on_record(record);
+}
+
+}  // namespace
 
 std::string_view stop_reason_name(StopReason reason) {
   switch (reason) {
@@ -46,7 +60,8 @@ Status Session::append(std::span<const TokenId> tokens, bool all_logits, const L
 TokenRecord Session::close_record(TokenId token, uint32_t next) {
   TokenRecord record;
   record.token = token;
-  // The next interval begins at the reading that ends this one.
+  // The next interval begins at the reading that ends this one; writing this one down is in it.
+  const CauseScope scope(runtime_.timer(), Cause::kRecord);
   record.causes = runtime_.timer().take();
   record.wall_ns = record.causes.total_ns();
   record.began_ns = runtime_.timer().since_ns() - record.wall_ns;
@@ -54,6 +69,9 @@ TokenRecord Session::close_record(TokenId token, uint32_t next) {
   const ProcessLoad load = runtime_.load();
   record.load = load - seen_load_;
   seen_load_ = load;
+  const std::span<const int16_t> celsius = runtime_.drive_celsius();
+  std::copy_n(celsius.begin(), std::min(celsius.size(), record.drive_celsius.size()),
+              record.drive_celsius.begin());
   const TierCounters& tier = runtime_.tier().counters();
   const uint64_t bytes = runtime_.reads().counters().bytes_read;
   record.ram_hits = tier.ram_hits - seen_tier_.ram_hits;
@@ -86,6 +104,7 @@ void Session::begin_record(GenerationRecord& record, size_t n_prompt, size_t n_m
   record.tokens.reserve(std::min<size_t>(n_max, runtime_.options().context));
   close_record(kNoToken, kPromptToken);  // what came before isn't this generation's
   runtime_.trace().clear_rings();
+  runtime_.workers().clear_spans();
 }
 
 Result<GenerationRecord> Session::feed(std::span<const TokenId> prompt,
@@ -100,7 +119,7 @@ Result<GenerationRecord> Session::feed(std::span<const TokenId> prompt,
   for (const TokenId token : then) {
     OFFSTAGE_TRY_VOID(append({&token, 1}, false, ignore, options));
     record.tokens.push_back(close_record(token, static_cast<uint32_t>(record.tokens.size() + 1)));
-    if (options.on_record) options.on_record(record.tokens.back());
+    tell(options, record.tokens.back(), runtime_.timer());
   }
   return record;
 }
@@ -131,7 +150,7 @@ Result<Generation> Session::generate(std::span<const TokenId> prompt, Sampler& s
       break;
     }
     generation.tokens.push_back(next);
-    const bool go_on = !options.on_token || options.on_token(next);
+    const bool go_on = tell(options, next, runtime_.timer());
     if (!go_on) generation.stop = StopReason::kCallback;
     if (!go_on || generation.tokens.size() >= options.max_tokens) break;
     if (history_.size() >= context) {
@@ -143,7 +162,7 @@ Result<Generation> Session::generate(std::span<const TokenId> prompt, Sampler& s
     if (!status) break;
     std::vector<TokenRecord>& records = generation.record.tokens;
     records.push_back(close_record(current, static_cast<uint32_t>(records.size() + 1)));
-    if (options.on_record) options.on_record(records.back());
+    tell(options, records.back(), runtime_.timer());
   }
   if (cancelled(status)) {
     generation.stop = StopReason::kCancelled;

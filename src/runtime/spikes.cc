@@ -116,13 +116,15 @@ SpikeCause cause_of(const TokenRecord& token, const Typical& typical) {
       token, typical,
       {Cause::kAttention, Cause::kRouter, Cause::kExperts, Cause::kOutput, Cause::kLookahead});
   const int64_t hash = excess_of(token, typical, {Cause::kHash});
-  const int64_t other = excess_of(token, typical, {Cause::kCache, Cause::kSample, Cause::kOther});
+  const int64_t other =
+      excess_of(token, typical,
+                {Cause::kCache, Cause::kSample, Cause::kCaller, Cause::kRecord, Cause::kOther});
   const int64_t most = std::max({drive, compute, hash, other});
   if (most == drive) return drive_cause(token, typical, drive);
   if (most == compute) return cpu_cause(token, typical, compute, SpikeCause::kCompute);
   if (most == hash) return cpu_cause(token, typical, hash, SpikeCause::kHash);
   // What the caller did between tokens is its own; sampling and bookkeeping are work.
-  const int64_t between = excess_of(token, typical, {Cause::kOther});
+  const int64_t between = excess_of(token, typical, {Cause::kCaller, Cause::kOther});
   if (2 * between >= other) return SpikeCause::kOther;
   return cpu_cause(token, typical, other, SpikeCause::kOther);
 }
@@ -169,6 +171,10 @@ std::string read_text(const ReadRecord& read) {
   return fmt::format("expert {} ({})", read.expert, kMatrixNames[read.matrix % 3]);
 }
 
+std::string warmth_text(int16_t celsius) {
+  return celsius == kNoTemperature ? "" : fmt::format("; it is {} °C warm", celsius);
+}
+
 std::string reason_text(SpikeCause cause, const TokenRecord& token, const Typical& typical) {
   const LayerRecord& layer = token.trace.waiting;
   const ReadRecord& read = layer.longest;
@@ -184,9 +190,10 @@ std::string reason_text(SpikeCause cause, const TokenRecord& token, const Typica
       return fmt::format("one read, {}, stood {} behind others", read_text(read),
                          format_duration_ns(read.queued_ns()));
     case SpikeCause::kSlowDrive:
-      return fmt::format("the drive took {} for a read, {} is usual",
+      return fmt::format("the drive took {} for a read, {} is usual{}",
                          format_duration_ns(service_per_read(token)),
-                         format_duration_ns(typical.service_ns));
+                         format_duration_ns(typical.service_ns),
+                         warmth_text(token.drive_celsius[read.drive]));
     case SpikeCause::kLessHidden:
       return fmt::format(
           "reads no slower than usual, {} each, but {} of them weren't hidden behind computing, {} "
@@ -211,10 +218,12 @@ std::string reason_text(SpikeCause cause, const TokenRecord& token, const Typica
       return fmt::format("verifying took {}", format_duration_ns(token.causes[Cause::kHash]));
     case SpikeCause::kOther: break;
   }
-  return fmt::format("sampling took {}, bookkeeping {}, and {} went by between tokens",
-                     format_duration_ns(token.causes[Cause::kSample]),
-                     format_duration_ns(token.causes[Cause::kCache]),
-                     format_duration_ns(token.causes[Cause::kOther]));
+  return fmt::format(
+      "sampling took {}, bookkeeping {}, and {} went by between tokens",
+      format_duration_ns(token.causes[Cause::kSample]),
+      format_duration_ns(token.causes[Cause::kCache]),
+      format_duration_ns(token.causes[Cause::kCaller] + token.causes[Cause::kRecord] +
+                         token.causes[Cause::kOther]));
 }
 
 // "token 812: 340 ms, layer 31, 3 misses on nvme1, 290 ms waiting at queue depth 4; …"

@@ -1,6 +1,7 @@
 // What one token cost: wall time split by cause, and what the tiers did for it.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <vector>
 
@@ -8,8 +9,15 @@
 #include "base/process_load.h"
 #include "base/trace.h"
 #include "base/types.h"
+#include "io/drive_temperature.h"
 
 namespace offstage {
+
+constexpr std::array<int16_t, kDrivesMax> no_temperatures() {
+  std::array<int16_t, kDrivesMax> none = {};
+  none.fill(kNoTemperature);
+  return none;
+}
 
 struct TokenRecord {
   TokenId token = kNoToken;
@@ -24,6 +32,7 @@ struct TokenRecord {
   uint64_t prefetch_wasted_bytes = 0;  // of bytes_read: nobody called them
   TokenTrace trace;
   ProcessLoad load;
+  std::array<int16_t, kDrivesMax> drive_celsius = no_temperatures();  // at its end
 };
 
 // One generation: the prompt's cost and every token's.

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <fstream>
+#include <map>
 #include <sstream>
 
 #include "tests/app/json_schema.h"
@@ -35,6 +36,7 @@ class BenchTest : public testing::ProgramTest {
     ASSERT_FALSE(timeline.is_discarded());
     std::vector<std::pair<double, double>> tokens;
     size_t n_layers = 0, n_reads = 0, n_counts = 0;
+    std::map<int, size_t> shares;  // of a worker
     for (const auto& event : timeline["traceEvents"]) {
       if (event["ph"] == "C") {
         EXPECT_EQ(event["name"], "CPUs in use");
@@ -44,7 +46,10 @@ class BenchTest : public testing::ProgramTest {
       if (event["ph"] != "X") continue;
       const std::string name = event["name"];
       const double begin = event["ts"], end = begin + event["dur"].get<double>();
-      if (event["tid"] != 1) {
+      if (event["tid"] == 2 || event["tid"] == 3) {
+        ++shares[event["tid"]];
+        EXPECT_NE(name, "other");  // all that workers do in a token has its cause
+      } else if (event["tid"] != 1) {
         ++n_reads;
       } else if (name.find("layer") == std::string::npos) {
         tokens.emplace_back(begin, end);
@@ -61,6 +66,7 @@ class BenchTest : public testing::ProgramTest {
     EXPECT_EQ(n_counts, tokens.size());
     EXPECT_GT(n_layers, 4u);
     EXPECT_GT(n_reads, 0u);
+    EXPECT_EQ(shares.count(2), 1u);  // of two; the other may have come too late for all of it
   }
   std::string file(const std::string& name, const std::string& text) {
     const std::string path = folder_ / name;
@@ -91,6 +97,11 @@ TEST_F(BenchTest, RowsAreAsPublishedAndTimesAddUp) {
       EXPECT_EQ(token["index"], i);
       EXPECT_EQ(token["repetition"], r);
       EXPECT_EQ(token["wall_ns"], sum_of(token["causes"]));
+      EXPECT_EQ(token["began_ns"],
+                tg["tokens"][6 * r]["began_ns"].get<int64_t>() + wall);  // no gap between tokens
+      EXPECT_EQ(token["waits"].size(), token["bytes"].size());
+      for (const auto& [drive, parts] : token["waits"].items())
+        EXPECT_LE(sum_of(parts), token["causes"]["wait_drive"]) << drive;
       wall += token["wall_ns"].get<int64_t>();
     }
     EXPECT_EQ(tg["samples_ns"][r], wall);
@@ -116,7 +127,8 @@ TEST_F(BenchTest, TheTableSaysHowItsFiguresAreMade) {
   int n = 0;
   while (std::getline(lines, line)) {
     if (n++ != 0) continue;
-    EXPECT_THAT(line, AllOf(HasSubstr("index,wall_ns,causes_attention"), HasSubstr("hits_ram")));
+    EXPECT_THAT(line, AllOf(HasSubstr("index,wall_ns,causes_attention"), HasSubstr("hits_ram"),
+                            HasSubstr("page_faults_major"), HasSubstr("cpu_throttled_ns")));
   }
   EXPECT_EQ(n, 1 + 2 * 4);
 }
@@ -140,6 +152,22 @@ TEST_F(BenchTest, EveryTokenIsALineOfItsOwn) {
   EXPECT_THAT(outcome.err,
               AllOf(HasSubstr("latency  TTFT"), HasSubstr("ceiling  "), HasSubstr("slowest  ")));
   expect_slices_in_their_tokens(nlohmann::json::parse(std::ifstream(timeline), nullptr, false));
+}
+
+TEST_F(BenchTest, AsManySlowTokensAreExplainedAsAskedFor) {
+  const auto spikes = [&](const char* n) {
+    const Outcome outcome =
+        run("qwen3moe-s1", {"-p", "a", "-n", "40", "--no-preload", "--json", "--io-fault",
+                            "every=50,delay=20ms", "--spikes", n});
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return outcome.json();
+  };
+  const auto all = spikes("1000");
+  uint64_t n_slow = 0;
+  for (const auto& one : all["spike_classes"]) n_slow += one["tokens"].get<uint64_t>();
+  EXPECT_GT(n_slow, 0u);
+  EXPECT_EQ(all["spikes"].size(), n_slow);
+  EXPECT_EQ(spikes("1")["spikes"].size(), 1u);
 }
 
 // A result as far as --compare reads it.

@@ -57,7 +57,7 @@ TEST(TraceTest, NamesTheLayerThatWaitedLongestAndItsLongestRead) {
   trace.take(0);
   trace.begin_layer(3, 1000);
   missed(trace, {1});
-  trace.waited(50, 2, nullptr);
+  trace.waited(0, 50, 2, nullptr);
   trace.begin_layer(4, 2000);
   missed(trace, {0});
   missed(trace, {1});
@@ -65,10 +65,10 @@ TEST(TraceTest, NamesTheLayerThatWaitedLongestAndItsLongestRead) {
   const ReadRecord first = read_of(7, 0, 10, 60, 1), second = read_of(9, 5, 15, 400, 1);
   trace.arrived(first, 6);
   trace.delivered(first.drive, first.bytes, first.issued_ns, first.completed_ns);
-  trace.waited(40, 5, &first);
+  trace.waited(0, 40, 5, &first);
   trace.arrived(second, 4);
   trace.delivered(second.drive, second.bytes, second.issued_ns, second.completed_ns);
-  trace.waited(300, 4, &second);
+  trace.waited(100, 400, 4, &second);
   trace.begin_layer(5, 2500);
   trace.end_layers(4000);
   const TokenTrace token = trace.take(1);
@@ -104,7 +104,7 @@ TEST(TraceTest, AStripedMissIsOfAllItsDrives) {
   missed(trace, {1, 3});  // two files of one drive
   missed(trace, {});      // of nowhere that is known: the first drive's
   const ReadRecord read = read_of(7, 0, 10, 60, 1);
-  trace.waited(50, 2, &read);
+  trace.waited(0, 50, 2, &read);
   trace.end_layers(2000);
   const LayerRecord layer = trace.take(1).waiting;
   EXPECT_EQ(layer.all_misses(), 4u);
@@ -113,6 +113,23 @@ TEST(TraceTest, AStripedMissIsOfAllItsDrives) {
   EXPECT_EQ(layer.misses[0], 1u);
   EXPECT_EQ(layer.misses[1], 1u);
   EXPECT_EQ(layer.misses[2], 0u);
+}
+
+TEST(TraceTest, ASleepIsSplitByWhatItsReadWasDoing) {
+  ManualClock clock;
+  CauseTimer timer(clock);
+  Trace trace({.drive_of_file = {0, 1}}, timer);
+  trace.take(0);
+  const ReadRecord read = read_of(7, 0, 130, 180, 1);  // queued until 130, with the drive until 180
+  trace.waited(100, 200, 1, &read);                    // 30 queued, 50 in service, 20 to wake
+  trace.waited(150, 170, 1, &read);                    // all of it in service: it came a bit later
+  trace.waited(185, 190, 1, &read);                    // it was there: nobody let the thread wake
+  trace.waited(300, 400, 1, nullptr);                  // no read ended this one
+  const TokenTrace token = trace.take(1);
+  EXPECT_EQ(token.waits[1].queued_ns, 30);
+  EXPECT_EQ(token.waits[1].service_ns, 50 + 20);
+  EXPECT_EQ(token.waits[1].woken_ns, 20 + 5);
+  EXPECT_EQ(token.waits[0].service_ns, 0);
 }
 
 TEST(TraceTest, DeeperLevelsKeepTheLastLayersAndReads) {

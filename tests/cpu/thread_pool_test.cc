@@ -10,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "base/clock.h"
 #include "cpu/topology.h"
 #include "cpu/topology_numa.h"
 
@@ -42,6 +43,37 @@ TEST_P(ThreadPoolOf, EveryIndexOnceInChunksOfAtLeastTheGrain) {
       EXPECT_LT(worker_max.load(), pool.size());
     }
   }
+}
+
+// What a worker computed lies in its spans, and nothing is recorded unasked.
+TEST_P(ThreadPoolOf, SpansHoldWhatEachWorkerDid) {
+  constexpr int kJobs = 40;
+  ThreadPool pool(GetParam(), notices_);
+  EXPECT_EQ(pool.spans(0), nullptr);
+  uint8_t job = 0;
+  pool.record_spans(kJobs, [&] { return job; });
+  const SteadyClock clock;
+  std::vector<std::set<uint8_t>> took(GetParam());  // [worker]: jobs
+  const int64_t begin_ns = clock.now_ns();
+  for (; job < kJobs; ++job)
+    pool.parallel_for(64, job % 2 == 0 ? 1 : 64,
+                      [&](uint32_t, uint32_t, uint32_t worker) { took[worker].insert(job); });
+  const int64_t end_ns = clock.now_ns();
+  for (uint32_t worker = 0; worker < pool.size(); ++worker) {
+    const Ring<WorkerSpan>& spans = *pool.spans(worker);
+    ASSERT_EQ(spans.size(), took[worker].size());
+    int64_t last_ns = begin_ns;
+    auto expected = took[worker].begin();
+    for (size_t i = 0; i < spans.size(); ++i) {
+      EXPECT_EQ(spans[i].tag, *expected++);
+      EXPECT_GE(spans[i].begin_ns, last_ns);
+      EXPECT_GE(spans[i].end_ns, spans[i].begin_ns);
+      last_ns = spans[i].end_ns;
+    }
+    EXPECT_LE(last_ns, end_ns);
+  }
+  pool.clear_spans();
+  EXPECT_EQ(pool.spans(0)->size(), 0u);
 }
 
 // Plain memory written by one call is read by the next, from whichever worker.

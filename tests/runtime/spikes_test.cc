@@ -6,6 +6,7 @@
 namespace offstage {
 namespace {
 
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 
 constexpr int64_t kMs = 1'000'000;
@@ -118,6 +119,9 @@ TEST(SpikesTest, AsManyReadsEachSlowerIsTheDrive) {
   token.trace.service_ns *= 6;
   EXPECT_EQ(spike_of(token).cause, SpikeCause::kSlowDrive);
   EXPECT_EQ(spike_of(token).remedy, Remedy::kFasterDrive);
+  EXPECT_THAT(spike_of(token).sentence, EndsWith("18.0 ms for a read, 3.0 ms is usual"));
+  token.drive_celsius[0] = 83;
+  EXPECT_THAT(spike_of(token).sentence, EndsWith("is usual; it is 83 °C warm"));
   token.trace.depth_max = 20;
   EXPECT_EQ(spike_of(token).remedy, Remedy::kSecondDrive);
 }
@@ -161,8 +165,9 @@ TEST(SpikesTest, CpuTimeTellsComputingFromWaitingForTheCpu) {
 
 TEST(SpikesTest, WhatIsNeitherDriveNorComputing) {
   TokenRecord token = usual();
-  add(token, Cause::kOther, 40 * kMs);
+  add(token, Cause::kCaller, 40 * kMs);
   EXPECT_EQ(spike_of(token).cause, SpikeCause::kOther);
+  EXPECT_THAT(spike_of(token).sentence, HasSubstr("40.0 ms went by between tokens"));
   token = usual();
   add(token, Cause::kCache, 40 * kMs);
   EXPECT_EQ(spike_of(token).cause, SpikeCause::kCpuTaken);

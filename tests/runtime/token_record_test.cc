@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "io/fault.h"
 #include "runtime/spikes.h"
@@ -52,6 +54,10 @@ TEST(TokenRecordTest, EveryNanosecondAndEveryCallIsInOneRecord) {
     EXPECT_GT(token.load.cpu_ns, 0) << i;
     EXPECT_LT(token.trace.slowest_layer, spec.n_layers) << i;
     EXPECT_LE(token.trace.waiting.wait_ns, token.causes[Cause::kWaitDrive]) << i;
+    const DriveWait& waits = token.trace.waits[0];
+    const int64_t explained_ns = waits.queued_ns + waits.service_ns + waits.woken_ns;
+    EXPECT_LE(explained_ns, token.causes[Cause::kWaitDrive]) << i;
+    EXPECT_GE(2 * explained_ns, token.causes[Cause::kWaitDrive]) << i;  // interruptions are rare
     end_ns += token.wall_ns;
     drive_bytes += token.trace.drive_bytes[0];
     bytes_read += token.bytes_read;
@@ -83,6 +89,24 @@ TEST(TokenRecordTest, LayersAndReadsAddUpToTheToken) {
     EXPECT_EQ(wait_ns[i], record.tokens[i].causes[Cause::kWaitDrive]) << i;
     EXPECT_EQ(experts_ns[i], record.tokens[i].causes[Cause::kExperts]) << i;
     EXPECT_EQ(reads[i], record.tokens[i].trace.reads) << i;
+  }
+}
+
+// What is done with a record is the next token's time, and neither the model's nor nobody's.
+TEST(TokenRecordTest, TheCallersTimeIsItsOwn) {
+  constexpr auto kPause = std::chrono::milliseconds(3);
+  const auto model = open_model(options_with(""));
+  ASSERT_NE(model, nullptr);
+  GenerateOptions options;
+  options.on_record = [&](const TokenRecord&) { std::this_thread::sleep_for(kPause); };
+  Session session(*model->runtime, SequenceId(0));
+  const auto record = session.feed(kPrompt, kThen, options);
+  ASSERT_TRUE(record);
+  EXPECT_EQ(record->tokens[0].causes[Cause::kCaller], 0);
+  for (size_t i = 1; i < record->tokens.size(); ++i) {
+    const CauseTimes& causes = record->tokens[i].causes;
+    EXPECT_GE(causes[Cause::kCaller], std::chrono::nanoseconds(kPause).count()) << i;
+    EXPECT_GT(causes[Cause::kRecord], 0) << i;
   }
 }
 

@@ -68,7 +68,8 @@ const TierSections = (() => {
     const drives = run.drives.map((name, drive) => ({
       name, colour: DRIVE_COLOURS[drive % DRIVE_COLOURS.length],
       bytes: run.tokens.drive_bytes[drive],
-      ceiling: (ceilings.drives[drive] || {gb_s: 0}).gb_s,
+      ceiling: Math.max(...ceilings.drives.slice(drive, drive + 1)
+          .flatMap(({gb_s, expected_gb_s}) => [gb_s, expected_gb_s]), 0),
     })).filter((drive) => drive.bytes.some((bytes) => bytes !== 0));
     const memory = ceilings.ram_fits_cache ? 'cache' : 'RAM';
     const weights = {name: `weights from ${memory}`, colour: 'green',
@@ -80,7 +81,7 @@ const TierSections = (() => {
     return section('Bandwidth against its ceilings',
         make('p', {class: 'quiet'}, 'Ceilings are of this run: memory as all threads read the ' +
             'model’s own weights from it, a drive by the bytes it gave while it had a read to ' +
-            'answer.' + (ceilings.ram_fits_cache ? ' What was read fits the CPU’s caches: that ' +
+            'answer, or by the probe of the start if that found more.' + (ceilings.ram_fits_cache ? ' What was read fits the CPU’s caches: that ' +
             'figure is no ceiling of RAM.' : '')),
         drives.length === 0 ? make('p', {}, 'No expert was read from a drive.') :
             lines(run, zoom, `Read from drives, by ${run.unit}`, drives),
