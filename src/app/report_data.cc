@@ -49,6 +49,24 @@ Json tokens_by_column(const ReportRun& run, uint32_t n_drives) {
   return json;
 }
 
+// All sleeps of the run, by the drive of the read that ended each.
+Json waits_json(std::span<const TokenRecord> records, const Runtime& runtime) {
+  Json json = Json::array();
+  for (uint32_t drive = 0; drive < runtime.drive_count(); ++drive) {
+    DriveWait sum;
+    for (const TokenRecord& record : records) {
+      sum.queued_ns += record.trace.waits[drive].queued_ns;
+      sum.service_ns += record.trace.waits[drive].service_ns;
+      sum.woken_ns += record.trace.waits[drive].woken_ns;
+    }
+    json.push_back({{"drive", runtime.drive_name(drive)},
+                    {"queued_ns", sum.queued_ns},
+                    {"service_ns", sum.service_ns},
+                    {"woken_ns", sum.woken_ns}});
+  }
+  return json;
+}
+
 Json layers_json(Runtime& runtime) {
   Json json = Json::array();
   for (const LayerFigures& layer : layer_figures(
@@ -195,6 +213,7 @@ Result<Json> report_run(Runtime& runtime, const ReportRun& run) {
   for (uint32_t drive = 0; drive < n_drives; ++drive)
     json["drives"].push_back(runtime.drive_name(drive));
   json["tokens"] = tokens_by_column(run, n_drives);
+  json["waits"] = waits_json(run.records, runtime);
   json["layers"] = layers_json(runtime);
   json["ceilings"] = ceilings_json(run.ceilings);
   if (runtime.route_memory() != nullptr) {

@@ -87,6 +87,12 @@ TEST_F(ReportPageTest, ARunIsInItByTokenLayerAndSize) {
   EXPECT_EQ(calls, sum_of(run["tokens"]["ram_hits"]) + sum_of(run["tokens"]["drive_reads"]));
   EXPECT_EQ(misses, sum_of(run["tokens"]["drive_reads"]));
   const auto& curve = run["cache_curve"];
+  int64_t asleep_ns = 0;
+  for (const auto& wait : run["waits"])
+    for (const char* part : {"queued_ns", "service_ns", "woken_ns"})
+      asleep_ns += wait[part].get<int64_t>();
+  EXPECT_LE(asleep_ns, static_cast<int64_t>(sum_of(run["tokens"]["causes"]["wait_drive"])));
+  EXPECT_GT(asleep_ns, 0);
   EXPECT_EQ(curve["tokens"], 40);
   ASSERT_GT(curve["points"].size(), 1u);
   EXPECT_EQ(curve["points"].back()["kept"], curve["experts"]);

@@ -102,12 +102,12 @@
     document.documentElement.dataset.run = String(chosen);
   }
 
-  // Canvases don't follow style sheets: they are drawn again, for paper in light colours.
+  // Canvases don't follow style sheets: they are drawn again, for paper in its colours and width.
   function follow_theme(report) {
     const root = document.documentElement;
     const again = () => show(report, Number(root.dataset.run));
     matchMedia('(prefers-color-scheme: dark)').addEventListener('change', again);
-    addEventListener('beforeprint', () => { root.dataset.theme = 'light'; again(); });
+    addEventListener('beforeprint', () => { root.dataset.theme = 'paper'; again(); });
     addEventListener('afterprint', () => { delete root.dataset.theme; again(); });
   }
 

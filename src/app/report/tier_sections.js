@@ -63,6 +63,19 @@ const TierSections = (() => {
     }, {low: true});
   }
 
+  // What the reads were doing while nothing could be computed without them.
+  function waits(run) {
+    const slept = run.waits.filter((wait) => wait.queued_ns + wait.service_ns + wait.woken_ns > 0);
+    if (slept.length === 0) return null;
+    const share = (ns) => percent(ns / Math.max(sum(run.tokens.wall_ns), 1));
+    return table('Share of the time asleep until a read came, by what that read did meanwhile', [
+      {name: 'drive', of: (wait) => wait.drive},
+      {name: 'stood in the queue', number: true, of: (wait) => share(wait.queued_ns)},
+      {name: 'was with the drive', number: true, of: (wait) => share(wait.service_ns)},
+      {name: 'had come, not yet awake', number: true, of: (wait) => share(wait.woken_ns)},
+    ], slept);
+  }
+
   function bandwidth(run, zoom) {
     const {ceilings} = run;
     const drives = run.drives.map((name, drive) => ({
@@ -94,6 +107,7 @@ const TierSections = (() => {
           {name: 'share', number: true,
            of: (row) => (row.ceiling > 0 ? percent(mean(row.bytes) / row.ceiling) : '–')},
         ], rows),
+        waits(run),
         table_behind(`bandwidth of every ${run.unit}`, [
           {name: run.unit, number: true, of: (row) => String(row)},
           ...rows.map((entry) => ({name: `${entry.name} GB/s`, number: true,
