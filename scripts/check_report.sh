@@ -56,7 +56,7 @@ main() {
   mkdir -p "$folder"
   if [[ -z "$report" ]]; then
     report="$folder/report.html"
-    "$(offstage)" run -p 'static int parse(const char *' -n 400 --temp 0 --ignore-eos --ram 52M \
+    "$(offstage)" run -p 'static int parse(const char *' -n 400 -c 512 --temp 0 --ignore-eos --ram 56M \
       --no-preload --report "$report" >/dev/null
   fi
   report="$(realpath "$report")"

@@ -1,7 +1,9 @@
 // Charts on dygraphs: colours, axes, plotters, and zoom that charts share. Knows no report.
 'use strict';
 const Charts = (() => {
-  // Okabe and Ito, "Color Universal Design" (2008). Their black is what the page's text is.
+  // Okabe and Ito, "Color Universal Design" (2008). Canvases don't follow style sheets, and one
+  // that is drawn anew for the printer stays blank: instead of black there is a grey that stands
+  // out from a white page and from a dark one.
   const COLOURS = {
     vermillion: '#D55E00',
     green: '#009E73',
@@ -10,15 +12,12 @@ const Charts = (() => {
     orange: '#E69F00',
     purple: '#CC79A7',
     yellow: '#F0E442',
+    neutral: '#767676',
+    line: '#A8A8A4',
   };
   const DASHES = [7, 4];
 
-  function page_colour(name) {
-    return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  }
-  function colour(name) {
-    return COLOURS[name] || page_colour('--neutral');
-  }
+  const colour = (name) => COLOURS[name];
 
   // Three digits that count, without an exponent.
   function format(value) {
@@ -50,7 +49,7 @@ const Charts = (() => {
       if ((to - from) / (step * factor) <= wished) { step *= factor; break; }
     const ticks = [];
     for (let v = Math.ceil(from / step) * step; v <= to; v += step)
-      ticks.push({v, label: v.toLocaleString('en')});
+      ticks.push({v, label: (v + 0).toLocaleString('en')});  // no -0
     return ticks;
   }
 
@@ -65,6 +64,19 @@ const Charts = (() => {
       e.drawingContext.fillRect(point.canvasx - width / 2, point.canvasy, width,
                                 ground - point.canvasy);
   }
+  // A series that has one value: as a line of many points its dashes would begin anew at each.
+  function flat_line(e) {
+    const {drawingContext: context, plotArea: area, points, color} = e;
+    context.save();
+    context.strokeStyle = color;
+    context.lineWidth = 2;
+    context.setLineDash(DASHES);
+    context.beginPath();
+    context.moveTo(area.x, points[0].canvasy);
+    context.lineTo(area.x + area.w, points[0].canvasy);
+    context.stroke();
+    context.restore();
+  }
   // bins: [{from, to, count}] in units of the axis.
   function histogram_bars(bins) {
     return (e) => {
@@ -77,11 +89,12 @@ const Charts = (() => {
       }
     };
   }
-  // marks: [{x, text}], each text a line lower than the one before.
-  function vertical_marks(marks) {
+  // marks: [{x, text}], each text a line lower than the one before; with `low` from the ground up,
+  // for curves that run along the top.
+  function vertical_marks(marks, {low = false} = {}) {
     return (context, area, g) => {
       context.save();
-      context.strokeStyle = context.fillStyle = page_colour('--text');
+      context.strokeStyle = context.fillStyle = COLOURS.neutral;
       context.font = '12px system-ui, sans-serif';
       marks.forEach((mark, i) => {
         const x = g.toDomXCoord(mark.x);
@@ -93,7 +106,8 @@ const Charts = (() => {
         context.lineTo(x, area.y + area.h);
         context.stroke();
         context.textAlign = at_right ? 'right' : 'left';
-        context.fillText(mark.text, x + (at_right ? -4 : 4), area.y + 14 * (i + 1));
+        context.fillText(mark.text, x + (at_right ? -4 : 4),
+            low ? area.y + area.h - 14 * (marks.length - i) + 8 : area.y + 14 * (i + 1));
       });
       context.restore();
     };
@@ -102,7 +116,7 @@ const Charts = (() => {
   // Arrowheads at the top that point down at each x.
   function top_marks(xs) {
     return (context, area, g) => {
-      context.fillStyle = page_colour('--text');
+      context.fillStyle = COLOURS.neutral;
       for (const at of xs) {
         const x = g.toDomXCoord(at);
         if (!(x >= area.x && x <= area.x + area.w)) continue;
@@ -153,27 +167,28 @@ const Charts = (() => {
     for (const chart of living.splice(0)) chart.destroy();
   }
 
-  // series: [{colour, dashed}]; rows: [[x, y, …]]; `says(row)` is read out for the row under the
-  // pointer. The other options are dygraphs'. No label of ours reaches dygraphs, which sets them as
-  // HTML: series are s0, s1, …; axes' titles are fixed words.
+  // series: [{colour, dashed, flat}]; rows: [[x, y, …]]; `says(row)` is read out for the row under
+  // the pointer. The other options are dygraphs'. No label of ours reaches dygraphs, which sets them
+  // as HTML: series are s0, s1, …; axes' titles are fixed words.
   function draw(place, readout, {series, rows, says, zoom, x_ticks, y_top, ...options}) {
-    const line = page_colour('--line');
     const silent = readout ? readout.textContent : '';
     const names = series.map((_, i) => `s${i}`);
     const settings = {
       labels: ['x', ...names],
       colors: series.map((one) => colour(one.colour)),
       series: Object.fromEntries(names.map((name, i) =>
-          [name, series[i].dashed ? {strokePattern: DASHES, strokeWidth: 2} : {}])),
+          [name, series[i].flat ? {plotter: flat_line} :
+                 series[i].dashed ? {strokePattern: DASHES, strokeWidth: 2} : {}])),
       legend: 'never',
       includeZero: true,
       strokeWidth: 1.5,
-      axisLineColor: line,
-      gridLineColor: line,
+      axisLineColor: COLOURS.line,
+      gridLineColor: COLOURS.line,
+      gridLineWidth: 0.4,
       rangeSelectorPlotStrokeColor: colour('blue'),
       rangeSelectorPlotFillColor: colour('sky'),
-      rangeSelectorPlotFillGradientColor: page_colour('--page'),
-      rangeSelectorForegroundStrokeColor: page_colour('--text'),
+      rangeSelectorPlotFillGradientColor: colour('sky'),
+      rangeSelectorForegroundStrokeColor: COLOURS.neutral,
       axes: {
         x: {ticker: x_ticks || whole_ticks, axisLabelFormatter: (v) => format(v)},
         y: {axisLabelFormatter: (v) => format(v), axisLabelWidth: 60},

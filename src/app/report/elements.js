@@ -13,9 +13,10 @@ const Elements = (() => {
     return node;
   }
 
-  // columns: [{name, number, of: row → text or node}].
+  // columns: [{name, number, word, of: row → text or node}]; numbers and words aren't broken.
   function table(caption, columns, rows) {
-    const kind = (column) => (column.number ? {class: 'number'} : {});
+    const kind = (column) =>
+        (column.number ? {class: 'number'} : column.word ? {class: 'word'} : {});
     const head = make('tr', {}, ...columns.map((column) =>
         make('th', {scope: 'col', ...kind(column)}, column.name)));
     const shown = rows.slice(0, ROWS_SHOWN);

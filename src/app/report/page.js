@@ -4,6 +4,7 @@
   const {format} = Charts;
   const {make, table, section, draw_charts} = Elements;
   const {percent, sum} = TimeSections;
+  const SHEET_WIDTH = 690;  // of A4 between its margins, in CSS pixels
 
   function named_values(caption, values) {
     return table(caption, [
@@ -99,23 +100,28 @@
     draw_charts();
     // For tests: how many charts there are.
     document.documentElement.dataset.charts = String(Charts.count());
-    document.documentElement.dataset.run = String(chosen);
   }
 
-  // Canvases don't follow style sheets: they are drawn again, for paper in its colours and width.
-  function follow_theme(report) {
-    const root = document.documentElement;
-    const again = () => show(report, Number(root.dataset.run));
-    matchMedia('(prefers-color-scheme: dark)').addEventListener('change', again);
-    addEventListener('beforeprint', () => { root.dataset.theme = 'paper'; again(); });
-    addEventListener('afterprint', () => { delete root.dataset.theme; again(); });
+  // Charts keep the size at which they were drawn: on a sheet they are shown smaller.
+  function fit_paper() {
+    const charts = () => document.querySelectorAll('.chart');
+    addEventListener('beforeprint', () => {
+      const zoom = Math.min(1, SHEET_WIDTH / document.getElementById('main').clientWidth);
+      for (const chart of charts()) {
+        chart.style.width = `${chart.clientWidth}px`;
+        chart.style.zoom = zoom;
+      }
+    });
+    addEventListener('afterprint', () => {
+      for (const chart of charts()) chart.style.width = chart.style.zoom = '';
+    });
   }
 
   try {
     const report = JSON.parse(document.getElementById('data').textContent);
     document.title = `Offstage report: ${report.runs[0].model.name}`;
     show(report, 0);
-    follow_theme(report);
+    fit_paper();
   } catch (error) {
     const problem = document.getElementById('problem');
     problem.textContent =

@@ -51,8 +51,8 @@ const TierSections = (() => {
         [entry.bytes[row] / Math.max(ns, 1), ...(entry.ceiling > 0 ? [entry.ceiling] : [])])]);
     const series = entries.flatMap((entry) => [
       {name: entry.name, colour: entry.colour, line: true},
-      ...(entry.ceiling > 0 ? [{name: `${entry.name}: ceiling ${format(entry.ceiling)} GB/s`,
-                                colour: entry.colour, line: true, dashed: true}] : []),
+      ...(entry.ceiling > 0 ? [{name: `${entry.ceiling_name} ${format(entry.ceiling)} GB/s`,
+                                colour: entry.colour, line: true, dashed: true, flat: true}] : []),
     ]);
     return chart(label, {
       series, rows, zoom, xlabel: run.unit, ylabel: 'GB/s', stepPlot: true,
@@ -78,14 +78,15 @@ const TierSections = (() => {
 
   function bandwidth(run, zoom) {
     const {ceilings} = run;
-    const drives = run.drives.map((name, drive) => ({
-      name, colour: DRIVE_COLOURS[drive % DRIVE_COLOURS.length],
-      bytes: run.tokens.drive_bytes[drive],
-      ceiling: Math.max(...ceilings.drives.slice(drive, drive + 1)
-          .flatMap(({gb_s, expected_gb_s}) => [gb_s, expected_gb_s]), 0),
-    })).filter((drive) => drive.bytes.some((bytes) => bytes !== 0));
+    const drives = run.drives.map((name, drive) => {
+      const {gb_s, expected_gb_s} = ceilings.drives[drive] || {gb_s: 0, expected_gb_s: 0};
+      return {name, colour: DRIVE_COLOURS[drive % DRIVE_COLOURS.length],
+              bytes: run.tokens.drive_bytes[drive], ceiling: Math.max(gb_s, expected_gb_s),
+              ceiling_name: `${name} ${expected_gb_s > gb_s ? 'expected' : 'while busy, mean'}:`};
+    }).filter((drive) => drive.bytes.some((bytes) => bytes !== 0));
     const memory = ceilings.ram_fits_cache ? 'cache' : 'RAM';
     const weights = {name: `weights from ${memory}`, colour: 'green',
+                     ceiling_name: `${memory} as it can be read:`,
                      ceiling: ceilings.ram_read_gb_s,
                      bytes: run.tokens.wall_ns.map(() => ceilings.weight_bytes_per_token)};
     // Bytes per nanosecond are GB per second.
@@ -94,7 +95,8 @@ const TierSections = (() => {
     return section('Bandwidth against its ceilings',
         make('p', {class: 'quiet'}, 'Ceilings are of this run: memory as all threads read the ' +
             'model’s own weights from it, a drive by the bytes it gave while it had a read to ' +
-            'answer, or by the probe of the start if that found more.' + (ceilings.ram_fits_cache ? ' What was read fits the CPU’s caches: that ' +
+            'answer (a mean: a token can do better), or by the probe of the start if that found ' +
+            'more.' + (ceilings.ram_fits_cache ? ' What was read fits the CPU’s caches: that ' +
             'figure is no ceiling of RAM.' : '')),
         drives.length === 0 ? make('p', {}, 'No expert was read from a drive.') :
             lines(run, zoom, `Read from drives, by ${run.unit}`, drives),
@@ -135,7 +137,8 @@ const TierSections = (() => {
           rows, y_top: 102, xlabel: 'experts kept of every layer', ylabel: '%', drawPoints: true,
           pointSize: 3, xRangePad: 12, says: (row) => text(points[row]),
           underlayCallback: Charts.vertical_marks([{x: curve.run_kept,
-            text: `this run: ${format(curve.run_kept)} kept, ${percent(curve.at_run_size)}`}]),
+            text: `this run: ${format(curve.run_kept)} kept, ${percent(curve.at_run_size)}`}],
+            {low: true}),
         }, {low: true}),
         table('Hits by cache size', [
           {name: 'experts kept of every layer', number: true, of: (point) => String(point.kept)},

@@ -107,8 +107,7 @@ const TimeSections = (() => {
     const marks = [['p50', run.itl_ms.p50], ['p90', run.itl_ms.p90], ['p99', run.itl_ms.p99]]
         .filter(([, ms]) => ms > 0)
         .map(([name, ms]) => ({x: Math.log10(ms), text: `${name} ${format(ms)} ms`}));
-    const axis = {x_ticks: Charts.log_ticks, xlabel: 'ms', xRangePad: 12,
-                  underlayCallback: Charts.vertical_marks(marks)};
+    const axis = {x_ticks: Charts.log_ticks, xlabel: 'ms', xRangePad: 12};
     const first = bins[0].from, last = bins[bins.length - 1].to;
     // Two rows at least, so that the axis spans all bins.
     const bin_rows = [[first, 0], ...bins.map((bin) => [(bin.from + bin.to) / 2, bin.count]),
@@ -119,13 +118,14 @@ const TimeSections = (() => {
         make('div', {class: 'pair'},
             chart(`How many ${run.unit}s took how long`, {
               ...axis, series: [{colour: 'blue'}], rows: bin_rows, ylabel: `${run.unit}s`,
-              plotter: Charts.histogram_bars(bins),
+              plotter: Charts.histogram_bars(bins), underlayCallback: Charts.vertical_marks(marks),
               says: (row) => (row < 1 || row > bins.length ? '' :
                   `${count(bins[row - 1].count, run.unit)} of ` +
                   `${format(10 ** bins[row - 1].from)} to ${format(10 ** bins[row - 1].to)} ms`),
             }, {low: true}),
             chart(`Share of ${run.unit}s that took at most so long`, {
               ...axis, series: [{colour: 'blue'}], y_top: 102, stepPlot: true, ylabel: '%',
+              underlayCallback: Charts.vertical_marks(marks, {low: true}),
               rows: [[first, 0], ...logs.map((x, i) => [x, 100 * (i + 1) / logs.length]),
                      [last, 100]],
               says: (row) => (row < 1 || row > logs.length ? '' :
@@ -160,10 +160,10 @@ const TimeSections = (() => {
     return section('Slow tokens',
         table('The slowest of those that took 25 % more than the median', [
           {name: 'what happened', of: (spike) => spike.sentence},
-          {name: 'cause', of: (spike) => spike.cause},
+          {name: 'cause', word: true, of: (spike) => spike.cause},
           {name: 'over the median, ms', number: true, of: (spike) => format(spike.excess_ns / MS)},
           {name: 'would have helped', of: (spike) => spike.remedy},
-          {name: '', of: button},
+          {name: '', word: true, of: button},
         ], run.spikes),
         table('All of them, by cause', [
           {name: 'cause', of: (one) => one.cause},
