@@ -123,7 +123,8 @@ Result<int> run_prompt(Runtime& runtime, const RunFlags& flags, Sampler& sampler
                generate(runtime, session, sampler, flags, prompt,
                         chat ? chat->stops : std::span<const TokenId>(), reader, interrupted));
   OFFSTAGE_TRY_VOID(runtime.save_index(notices));  // before the report, which lists what it says
-  if (!flags.timeline_file.empty())  // before other work of the workers is in it
+  // Before the workers do anything else, which would be in it.
+  if (!flags.timeline_file.empty())
     OFFSTAGE_TRY_VOID(write_timeline(flags.timeline_file, generation.record.prefill,
                                      generation.record.tokens, runtime));
   const Ceilings ceilings = measure_ceilings(runtime);
