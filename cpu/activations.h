@@ -4,13 +4,9 @@
 
 #include <cstdint>
 
+#include "base/arithmetic.h"
+
 namespace offstage {
-
-inline constexpr uint32_t kRunElements = 256;
-inline constexpr uint32_t kRunBlocks = 8;  // of 32 elements
-
-// Below this a scale group is zero: 127 / amax and amax / 127 stay normal numbers above it.
-inline constexpr float kTinyActivation = 0x1p-100f;
 
 // d and sum of block kRunBlockOrder[i] lie at i.
 inline constexpr uint8_t kRunBlockOrder[8] = {0, 4, 2, 6, 1, 5, 3, 7};

@@ -1,23 +1,14 @@
-// Our exp: constants for every instruction set, and the scalar oracle (README, "exp").
-// Coefficients: minimax fit of (eʳ − 1 − r)/r² on |r| ≤ ln 2 / 2, weighted for relative error.
+// Our exp, the scalar oracle (README, "exp"); its constants are in base/arithmetic.h.
 #pragma once
 
 #include <cstdint>
 
+#include "base/arithmetic.h"
 #include "cpu/float16.h"
 
 namespace offstage {
 
-inline constexpr float kExpMin = -104.5f, kExpMax = 89.5f;
-inline constexpr float kExpLog2e = 0x1.715476p+0f;
-inline constexpr float kExpRound = 12582912.0f;  // 1.5 · 2²³: adding it rounds to an integer
-inline constexpr float kExpLn2Hi = 0x1.62e43p-1f;
-inline constexpr float kExpLn2Lo = -0x1.05c61p-29f;
-inline constexpr float kExpQ[5] = {0x1.fffffcp-2f, 0x1.555492p-3f, 0x1.5558f2p-5f, 0x1.123a2p-7f,
-                                   0x1.6a23cep-10f};
-
-// The clamped SwiGLU's constants (README, "Sixteen lanes").
-inline constexpr float kSwigluLimit = 7.0f, kSwigluAlpha = 1.702f;
+inline constexpr float kExpQ[5] = {kExpQ0, kExpQ1, kExpQ2, kExpQ3, kExpQ4};
 
 [[maybe_unused]] static inline float exp_scalar(float x) {
   if (x < kExpMin) x = kExpMin;  // false for NaN, which then runs through

@@ -16,7 +16,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "cpu/blocks.h"
+#include "base/blocks.h"
 #include "cpu/inline.h"
 #include "cpu/lanes_avx2.h"
 

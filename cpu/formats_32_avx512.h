@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "cpu/blocks.h"
+#include "base/blocks.h"
 #include "cpu/inline.h"
 
 namespace offstage {

@@ -7,7 +7,7 @@
 
 #include <cstring>
 
-#include "cpu/blocks.h"
+#include "base/blocks.h"
 #include "cpu/codebooks.h"
 #include "cpu/inline.h"
 #include "cpu/lanes_avx2.h"

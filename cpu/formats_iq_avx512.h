@@ -6,7 +6,7 @@
 
 #include <cstring>
 
-#include "cpu/blocks.h"
+#include "base/blocks.h"
 #include "cpu/codebooks.h"
 #include "cpu/formats_k_avx512.h"
 #include "cpu/inline.h"

@@ -14,7 +14,7 @@
 
 #include <immintrin.h>
 
-#include "cpu/blocks.h"
+#include "base/blocks.h"
 #include "cpu/inline.h"
 #include "cpu/lanes_avx2.h"
 

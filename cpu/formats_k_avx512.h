@@ -15,7 +15,7 @@
 
 #include <cstring>
 
-#include "cpu/blocks.h"
+#include "base/blocks.h"
 #include "cpu/inline.h"
 
 namespace offstage {

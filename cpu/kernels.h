@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <string_view>
 
+#include "base/arithmetic.h"
 #include "base/result.h"
 #include "base/tensor_type.h"
 
@@ -45,8 +46,6 @@ struct MatmulArgs {
 // How keys and values are stored.
 enum class KvType { kF32, kF16, kQ8_0 };
 uint64_t kv_row_bytes(KvType type, uint32_t head_dim);  // Q8_0: head_dim multiple of 32
-
-inline constexpr uint32_t kKvBlockPositions = 64;
 
 // One query row, the query heads that share one kv head. Positions [first, last] are attended;
 // block b holds positions 64·b … 64·b + 63 as [64][kv_row_bytes].

@@ -1,9 +1,9 @@
 #include <algorithm>
 #include <cstring>
 
+#include "base/blocks.h"
 #include "base/check.h"
 #include "cpu/activations.h"
-#include "cpu/blocks.h"
 #include "cpu/float16.h"
 #include "cpu/scalar.h"
 #include "cpu/weight_run.h"

@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#include "cpu/blocks.h"
+#include "base/blocks.h"
 #include "cpu/inline.h"
 
 namespace offstage {

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "base/blocks.h"
 #include "base/check.h"
-#include "cpu/blocks.h"
 #include "cpu/codebooks.h"
 #include "cpu/float16.h"
 

@@ -1,8 +1,8 @@
 // The IQ formats of 256 elements, unpacked to integers. Values and bit positions: blocks.h.
 #include <cstring>
 
+#include "base/blocks.h"
 #include "base/check.h"
-#include "cpu/blocks.h"
 #include "cpu/codebooks.h"
 #include "cpu/float16.h"
 #include "cpu/weight_run.h"

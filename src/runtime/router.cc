@@ -5,6 +5,7 @@
 #include <numeric>
 #include <utility>
 
+#include "base/arithmetic.h"
 #include "base/check.h"
 
 namespace offstage {
@@ -110,15 +111,13 @@ void Router::pick(const float* merits, uint32_t row) {
 }
 
 void Router::weigh(const float* scores, uint32_t row) {
-  // Sigmoids may all be near zero; the same floor as in llama.cpp, the least normal half.
-  constexpr float kSumMin = 0x1p-14f;
   const ExpertId* experts = &routing_.experts[size_t{row} * spec_.n_used];
   float* weights = &routing_.weights[size_t{row} * spec_.n_used];
   for (uint32_t j = 0; j < spec_.n_used; ++j) weights[j] = scores[experts[j].value];
   if (spec_.score == RouterScore::kSoftmaxOfChosen) kernels_.softmax(weights, spec_.n_used);
   float sum = 0;
   for (uint32_t j = 0; j < spec_.n_used; ++j) sum += weights[j];
-  if (sum < kSumMin) sum = kSumMin;  // false for NaN, which then shows
+  if (sum < kRouterSumMin) sum = kRouterSumMin;  // false for NaN, which then shows
   for (uint32_t j = 0; j < spec_.n_used; ++j) {
     if (spec_.normalise_weights) weights[j] /= sum;
     weights[j] *= spec_.weights_scale;

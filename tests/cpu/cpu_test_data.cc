@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "cpu/blocks.h"
+#include "base/blocks.h"
 #include "cpu/float16.h"
 
 namespace offstage {
