@@ -7,15 +7,9 @@
 
 #include <cstdint>
 
-namespace offstage::cuda {
+#include "gpu/call_status.h"
 
-// What became of a call: null names are success. The strings are the runtime's own and static.
-struct CallStatus {
-  const char* call = nullptr;   // "cudaGetDeviceCount"
-  const char* error = nullptr;  // "cudaErrorInvalidDevice"
-  const char* meaning = nullptr;
-  bool ok() const { return error == nullptr; }
-};
+namespace offstage::cuda {
 
 struct RuntimeFacts {
   CallStatus status;

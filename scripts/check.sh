@@ -64,7 +64,7 @@ skip() {
 
 find_sources() {
   find $SOURCE_FOLDERS -path tests/data -prune -o \
-    \( -name '*.h' -o -name '*.cc' -o -name '*.cu' \) -print0
+    \( -name '*.h' -o -name '*.cc' -o -name '*.cu' -o -name '*.cuh' \) -print0
 }
 
 # Versions of clang-format differ in their opinions: this one's count.

@@ -27,7 +27,12 @@ LAYERS = {
 }
 # Tests of a folder see what the folder sees; these see everything but the app.
 EVERYTHING = [folder for folder in LAYERS if folder != "src/app"]
-FREE_FOLDERS = {"bench": EVERYTHING, "tests/fuzz": EVERYTHING}
+FREE_FOLDERS = {
+    "bench": EVERYTHING,
+    "tests/fuzz": EVERYTHING,
+    "tests/gpu_kernels": EVERYTHING,
+    "tests/gpu_shim": EVERYTHING,
+}
 SEES_LIKE = {"tests/app": "src/app", "tests/sim": "cache"}
 
 # Vendor header (pattern): the files that may include it.
@@ -35,7 +40,7 @@ QUARANTINE = {
     "liburing.h": ["io/*uring*"],
     "*intrin.h": ["cpu/*avx*"],
     "hwloc*": ["cpu/topology*"],
-    "cuda*": ["gpu/*cuda*"],
+    "cuda*": ["gpu/*cuda*", "gpu/kernels/intrinsics.cuh"],
     "pcre2.h": ["src/model/pre_tokenizer*"],
     "utf8proc.h": ["src/model/unicode*"],
     "xxhash.h": ["io/hash*", "io/index*", "cache/route_log*", "cache/usage_file*"],
@@ -65,7 +70,7 @@ COLUMNS_MAX = 100
 # In pieces, so that this file doesn't break its own rule.
 UNFINISHED = re.compile(r"\b(" + "TO" + "DO|FIX" + "ME|XX" + r"X|HA" + r"CK)\b")
 
-SOURCES = (".h", ".cc", ".cu")
+SOURCES = (".h", ".cc", ".cu", ".cuh")
 TEXTS = (*SOURCES, ".py", ".sh", ".md", ".txt", ".cmake", ".json", ".js", ".css", ".html")
 TOP_FOLDERS = ["src", "io", "cache", "gpu", "cpu", "tests", "bench", "scripts"]
 # Reference data isn't ours to shape.
@@ -213,7 +218,7 @@ def check_size(path, text, files):
         yield Finding("size", path, limit, f"{lines} lines, at most {limit}: split it")
     elif path in LONGER_FILES and lines <= LINES_MAX:
         yield Finding("size", path, 1, "no longer needs its line in LONGER_FILES")
-    if path.endswith(".h") and HEADER_LINES_MAX < lines <= limit:
+    if path.endswith((".h", ".cuh")) and HEADER_LINES_MAX < lines <= limit:
         yield Finding("size", path, 1, f"a header of {lines} lines", is_warning=True)
     for first, length in function_lengths(code_only(text)):
         if length > FUNCTION_LINES_MAX:
@@ -221,7 +226,7 @@ def check_size(path, text, files):
 
 
 def check_pragma(path, text, files):
-    if path.endswith(".h") and not re.search(r"^#pragma once$", text, re.MULTILINE):
+    if path.endswith((".h", ".cuh")) and not re.search(r"^#pragma once$", text, re.MULTILINE):
         yield Finding("pragma", path, 1, "a header without #pragma once")
 
 

@@ -39,7 +39,8 @@ readonly CHECK_PACKAGES='
 clang                     fuzz targets
 libclang-rt-14-dev        libFuzzer, sanitizers of clang
 llvm                      function names in what the fuzzer finds
-clang-format-14           format check, of this version and no other'
+clang-format-14           format check, of this version and no other
+libboost-context-dev      fibers, as which the tests run a GPU's threads'
 
 usage() {
   sed -n '2,8s/^# \{0,1\}//p' "$0"
@@ -78,6 +79,13 @@ boost_package() {
   fi
 }
 
+# Boost's parts come with the version of its headers.
+boost_context_package() {
+  local headers
+  headers="$(boost_package)"
+  echo "${headers/-dev/}" | sed -E 's/^libboost/libboost-context/; s/$/-dev/'
+}
+
 # libclang_rt of the clang that `clang` stands for, which is 14 on Debian 12 only.
 clang_rt_package() {
   local version
@@ -91,6 +99,7 @@ missing_packages() {
   while read -r package; do
     case "$package" in
       libboost-dev) package="$(boost_package)" ;;
+      libboost-context-dev) package="$(boost_context_package)" ;;
       libclang-rt-14-dev) is_installed "$package" || package="$(clang_rt_package)" ;;
     esac
     is_installed "$package" || echo "$package"

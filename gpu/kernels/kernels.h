@@ -1,0 +1,199 @@
+// The device's kernels as plain functions: what they compute is cpu/README.md's arithmetic, bit for
+// bit. No vendor type, so everybody may include this.
+//
+// A launch puts work on a stream and returns; its status is that of the launch alone, the work's
+// own errors come with the next synchronisation. All pointers are device pointers (the shim's:
+// host), and every range ends at a multiple of 4 bytes. Matrices lie at multiples of 32 bytes, rows
+// contiguous. A call that the arguments' comments forbid is a bug of the caller, and unchecked
+// here.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/tensor_type.h"
+#include "gpu/call_status.h"
+
+namespace offstage::gpu {
+
+// A queue of work: the runtime's stream behind a pointer of no type.
+struct StreamTag;
+using StreamHandle = StreamTag*;
+
+using cuda::CallStatus;
+
+enum class Activation : uint32_t { kSwiglu, kSwigluClamped };
+enum class KvType : uint32_t { kF32, kF16, kQ8_0 };
+
+// True: matvec and expert_gate_up know the format. The others are the CPU's alone.
+bool has_matvec(TensorType type);
+// Bytes of one row of `k` activations in the form that `weights` wants (activations.h); floats for
+// unquantised weights.
+uint64_t activation_row_bytes(TensorType weights, uint32_t k);
+
+// x [n_rows][k] → rows of activations for `weights`, a quantised format; k a multiple of its block.
+struct QuantiseArgs {
+  TensorType weights = TensorType::kQ8_0;
+  const float* x = nullptr;
+  uint32_t n_rows = 0, k = 0;
+  std::byte* out = nullptr;  // [n_rows][activation_row_bytes], at a multiple of 64
+};
+CallStatus quantise_activations(StreamHandle stream, const QuantiseArgs& args);
+
+// The calls of one expert, as places in the order of group_calls(): [first, first + n).
+struct ExpertJob {
+  uint32_t expert = 0, first = 0, n = 0;
+};
+
+// out[p][i] = bias[e][i] + dot(matrix of e, row i, x of place p) for every place of every job.
+// One matrix without experts: jobs and slots null, n_places its rows.
+struct MatvecArgs {
+  TensorType type = TensorType::kQ4_K;
+  uint32_t k = 0, n = 0;  // columns and rows of a matrix; k a multiple of the type's block
+  const std::byte* matrix = nullptr;        // where slots is null
+  const std::byte* const* slots = nullptr;  // by expert; null: not resident, its job is passed over
+  uint64_t offset = 0;                      // of the matrix in a slot
+  const ExpertJob* jobs = nullptr;
+  uint32_t n_jobs = 1;    // length of jobs; n = 0 marks one that isn't used
+  uint32_t n_places = 1;  // without jobs: the places; with: the most places a job may have
+  const std::byte* activations = nullptr;
+  const uint32_t* place_rows = nullptr;  // place → row of activations; null: the place itself
+  const float* bias = nullptr;           // [experts][n], or null
+  float* out = nullptr;                  // [places][n]
+};
+CallStatus matvec(StreamHandle stream, const MatvecArgs& args);
+
+// The same for many places (prefill): tiles of 64 rows by 32 places share their weights. The same
+// bits as matvec. With jobs, n_places bounds one job's.
+CallStatus matmul(StreamHandle stream, const MatvecArgs& args);
+
+// out[p][i] = activation(gate row i · x + bias, up row i · x + bias): MatvecArgs describes gate
+// (its offset and bias) and the output; up has the same type and shape.
+struct GateUpArgs {
+  MatvecArgs gate;
+  const std::byte* up_matrix = nullptr;  // where slots is null
+  uint64_t up_offset = 0;
+  const float* up_bias = nullptr;
+  Activation activation = Activation::kSwiglu;
+};
+CallStatus expert_gate_up(StreamHandle stream, const GateUpArgs& args);
+
+// F32, F16, BF16: out[r][i] = bias[i] + dot(weights row i, x row r).
+struct FloatMatvecArgs {
+  TensorType type = TensorType::kF32;
+  uint32_t k = 0, n = 0;
+  const std::byte* matrix = nullptr;
+  const float* x = nullptr;  // [n_rows][k]
+  uint32_t n_rows = 1;
+  const float* bias = nullptr;  // [n], or null
+  float* out = nullptr;         // [n_rows][n]
+};
+CallStatus float_matvec(StreamHandle stream, const FloatMatvecArgs& args);
+
+// y[r] = x[r] / rms · weight; y may be x.
+struct RmsNormArgs {
+  const float* x = nullptr;  // [n_rows][n]
+  const float* weight = nullptr;
+  uint32_t n_rows = 0, n = 0;
+  float eps = 0;
+  float* y = nullptr;
+};
+CallStatus rms_norm(StreamHandle stream, const RmsNormArgs& args);
+
+// Rotates x [n_rows][n_heads][head_dim] in place; cos_sin [n_rows][n_rot/2][2], made on the host.
+struct RopeArgs {
+  float* x = nullptr;
+  uint32_t n_rows = 0, n_heads = 0, head_dim = 0, n_rot = 0;
+  bool neox = true;  // pairs (i, i + n_rot/2); else (2i, 2i + 1)
+  const float* cos_sin = nullptr;
+};
+CallStatus rope(StreamHandle stream, const RopeArgs& args);
+
+// gate[i] ← activation(gate[i], up[i]), for experts whose gate and up differ in format.
+struct ActivateArgs {
+  Activation activation = Activation::kSwiglu;
+  float* gate = nullptr;
+  const float* up = nullptr;
+  uint64_t n = 0;
+};
+CallStatus activate(StreamHandle stream, const ActivateArgs& args);
+
+// x[r] += scale · (Σ_j weights[r][j] · y[place_of[r][j]] in router order, then the shared
+// expert's).
+struct CombineArgs {
+  float* x = nullptr;  // [n_rows][hidden]
+  uint32_t n_rows = 0, hidden = 0, n_used = 0;
+  const float* y = nullptr;            // [places][hidden]: the device's and the CPU's alike
+  const uint32_t* place_of = nullptr;  // [n_rows][n_used]
+  const float* weights = nullptr;      // [n_rows][n_used]
+  const float* shared = nullptr;       // [n_rows][hidden], or null
+  const float* shared_gate = nullptr;  // [n_rows], before its sigmoid; null: 1
+  float scale = 1;
+};
+CallStatus combine(StreamHandle stream, const CombineArgs& args);
+
+enum class RouterScore : uint32_t { kSoftmax, kSoftmaxOfChosen, kSigmoid };
+
+// logits [n_rows][n_experts] → experts and weights in router order. Bounds: n_experts ≤
+// kRouterExpertsMax, n_used ≤ kRouterUsedMax, n_groups ≤ kRouterGroupsMax.
+inline constexpr uint32_t kRouterExpertsMax = 1024, kRouterUsedMax = 64, kRouterGroupsMax = 64;
+struct RouteArgs {
+  float* logits = nullptr;  // overwritten with the scores
+  uint32_t n_rows = 0, n_experts = 0, n_used = 0;
+  RouterScore score = RouterScore::kSoftmax;
+  const float* selection_bias = nullptr;  // [n_experts], for the choice alone; or null
+  uint32_t n_groups = 1, n_groups_used = 1;
+  bool normalise_weights = false;
+  float weights_scale = 1;
+  uint32_t* experts = nullptr;  // [n_rows][n_used]
+  float* weights = nullptr;     // [n_rows][n_used]
+};
+CallStatus route(StreamHandle stream, const RouteArgs& args);
+
+// experts [n_rows][n_used] → the same calls by expert: jobs ascending by expert id, those beyond
+// the called ones empty; within one, calls ascending.
+struct GroupCallsArgs {
+  const uint32_t* experts = nullptr;
+  uint32_t n_rows = 0, n_used = 0, n_experts = 0;  // n_experts ≤ kRouterExpertsMax
+  ExpertJob* jobs = nullptr;                       // [min(n_experts, n_rows · n_used)]
+  uint32_t* place_rows = nullptr;                  // [n_rows · n_used]
+  uint32_t* place_of = nullptr;                    // [n_rows][n_used]
+};
+CallStatus group_calls(StreamHandle stream, const GroupCallsArgs& args);
+
+// x [n_rows][n] floats → row r as stored, at out[r].
+struct StoreKvArgs {
+  KvType type = KvType::kF16;
+  const float* x = nullptr;
+  uint32_t n_rows = 0, n = 0;       // Q8_0: n a multiple of 32
+  std::byte* const* out = nullptr;  // [n_rows], at multiples of 2 (F32: 4)
+};
+CallStatus store_kv(StreamHandle stream, const StoreKvArgs& args);
+
+// One query row of one sequence: positions [first, last] are attended.
+struct AttentionRow {
+  const std::byte* const* k_blocks = nullptr;  // by absolute block of 64 positions
+  const std::byte* const* v_blocks = nullptr;
+  uint32_t first = 0, last = 0;
+};
+// Every head of every row. K and V of a kv head lie at k_offset + head · k_head_stride in a block,
+// as [64][row].
+struct AttentionArgs {
+  KvType k_type = KvType::kF16, v_type = KvType::kF16;
+  uint32_t head_dim_k = 0, head_dim_v = 0;  // Q8_0: multiples of 32
+  uint32_t n_heads = 0, n_kv_heads = 0;     // a kv head serves n_heads / n_kv_heads neighbours
+  uint32_t n_rows = 0;
+  const AttentionRow* rows = nullptr;
+  const float* q = nullptr;  // [n_rows][n_heads][head_dim_k]
+  uint64_t k_offset = 0, v_offset = 0, k_head_stride = 0, v_head_stride = 0;
+  uint64_t v_stride = 0;  // from a position's V to the next one's; 0: the row's own bytes
+  float scale = 1;
+  const float* sinks = nullptr;  // [n_heads], or null
+  uint32_t n_blocks_max = 0;     // blocks that a row's [first, last] touches, at most
+  float* scratch = nullptr;      // attention_scratch_bytes(args)
+  float* out = nullptr;          // [n_rows][n_heads][head_dim_v]
+};
+uint64_t attention_scratch_bytes(const AttentionArgs& args);
+CallStatus attention(StreamHandle stream, const AttentionArgs& args);
+
+}  // namespace offstage::gpu

@@ -1,0 +1,94 @@
+// What happens to rows of floats between the matrices: norm, rotation, activation, the experts'
+// sum.
+#include "gpu/kernels/arithmetic.cuh"
+
+namespace offstage::gpu {
+namespace {
+
+inline constexpr uint32_t kThreads = 256;
+inline constexpr uint32_t kTile = 2048;  // floats; a multiple of sixteen lanes
+
+uint32_t blocks_of(uint64_t n) { return static_cast<uint32_t>((n + kThreads - 1) / kThreads); }
+
+// Grid: rows. Sixteen lanes form the sum; the others fetch for them.
+__global__ void rms_norm_rows(RmsNormArgs args) {
+  OFFSTAGE_SHARED(float, tile, kTile);
+  OFFSTAGE_SHARED(float, reciprocal, 1);
+  const float* x = args.x + size_t{blockIdx.x} * args.n;
+  float lane = 0.0f;
+  for (uint32_t begin = 0; begin < args.n; begin += kTile) {
+    const uint32_t n = args.n - begin < kTile ? args.n - begin : kTile;
+    for (uint32_t i = threadIdx.x; i < n; i += kThreads) tile[i] = x[begin + i];
+    __syncthreads();
+    if (threadIdx.x < 16)
+      for (uint32_t i = threadIdx.x; i < n; i += 16) lane = fused(tile[i], tile[i], lane);
+    __syncthreads();
+  }
+  if (threadIdx.x < kWarp) {
+    const float mean = divided(sum_sixteen(lane), static_cast<float>(args.n));
+    if (threadIdx.x == 0) reciprocal[0] = divided(1.0f, root(mean + args.eps));
+  }
+  __syncthreads();
+  float* y = args.y + size_t{blockIdx.x} * args.n;
+  for (uint32_t i = threadIdx.x; i < args.n; i += kThreads)
+    y[i] = (x[i] * reciprocal[0]) * args.weight[i];
+}
+
+// Grid: pairs of all heads, rows.
+__global__ void rope_rows(RopeArgs args) {
+  const uint32_t half = args.n_rot / 2, pair = blockIdx.x * kThreads + threadIdx.x;
+  if (pair >= args.n_heads * half) return;
+  const uint32_t head = pair / half, i = pair % half;
+  float* x = args.x + (size_t{blockIdx.y} * args.n_heads + head) * args.head_dim;
+  float* first = args.neox ? x + i : x + 2 * i;
+  float* second = args.neox ? x + i + half : x + 2 * i + 1;
+  const float* angle = args.cos_sin + (size_t{blockIdx.y} * half + i) * 2;
+  const float a = *first, b = *second, c = angle[0], s = angle[1];
+  *first = fused(a, c, -(b * s));
+  *second = fused(a, s, b * c);
+}
+
+__global__ void activate_all(ActivateArgs args) {
+  const uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i < args.n) args.gate[i] = activated(args.activation, args.gate[i], args.up[i]);
+}
+
+// Grid: columns, rows. A sum in router order has no other order to give.
+__global__ void combine_rows(CombineArgs args) {
+  const uint32_t i = blockIdx.x * kThreads + threadIdx.x;
+  if (i >= args.hidden) return;
+  const size_t row = blockIdx.y;
+  float sum = 0.0f;
+  for (uint32_t j = 0; j < args.n_used; ++j) {
+    const size_t call = row * args.n_used + j;
+    sum = fused(args.weights[call], args.y[size_t{args.place_of[call]} * args.hidden + i], sum);
+  }
+  if (args.shared != nullptr) {
+    const float gate = args.shared_gate != nullptr ? sigmoid(args.shared_gate[row]) : 1.0f;
+    sum = fused(gate, args.shared[row * args.hidden + i], sum);
+  }
+  float* x = args.x + row * args.hidden + i;
+  *x = fused(args.scale, sum, *x);
+}
+
+}  // namespace
+
+CallStatus rms_norm(StreamHandle stream, const RmsNormArgs& args) {
+  return OFFSTAGE_LAUNCH("rms_norm", rms_norm_rows, args.n_rows, kThreads, stream, args);
+}
+
+CallStatus rope(StreamHandle stream, const RopeArgs& args) {
+  const dim3 grid(blocks_of(uint64_t{args.n_heads} * (args.n_rot / 2)), args.n_rows);
+  return OFFSTAGE_LAUNCH("rope", rope_rows, grid, kThreads, stream, args);
+}
+
+CallStatus activate(StreamHandle stream, const ActivateArgs& args) {
+  return OFFSTAGE_LAUNCH("activate", activate_all, blocks_of(args.n), kThreads, stream, args);
+}
+
+CallStatus combine(StreamHandle stream, const CombineArgs& args) {
+  const dim3 grid(blocks_of(args.hidden), args.n_rows);
+  return OFFSTAGE_LAUNCH("combine", combine_rows, grid, kThreads, stream, args);
+}
+
+}  // namespace offstage::gpu

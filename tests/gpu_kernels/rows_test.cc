@@ -1,0 +1,345 @@
+// Everything on the device that isn't a matrix: the oracle's bits again.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <limits>
+
+#include "cpu/kernels.h"
+#include "runtime/router.h"
+#include "tests/cpu/cpu_test_data.h"
+#include "tests/gpu_kernels/rig.h"
+
+namespace offstage {
+namespace {
+
+using gpu_rig::Array;
+
+constexpr float kInf = std::numeric_limits<float>::infinity();
+constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+
+const Kernels& oracle() {
+  static const Kernels* kernels = *kernels_for(Isa::kScalar);
+  return *kernels;
+}
+
+class DeviceRows : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (*gpu_rig::why_not() != 0) GTEST_SKIP() << gpu_rig::why_not();
+  }
+
+  void expect_same(const std::vector<float>& expected, const std::vector<float>& actual,
+                   const std::string& what) {
+    ASSERT_EQ(expected.size(), actual.size());
+    std::string difference;
+    EXPECT_TRUE(same_bits(expected.data(), actual.data(), expected.size(), &difference))
+        << what << ": " << difference;
+  }
+
+  Rng rng_{1};
+};
+
+TEST_F(DeviceRows, RmsNorm) {
+  for (const uint32_t n : {1u, 15u, 300u, 2048u, 2051u, 5000u}) {
+    const uint32_t n_rows = 2;
+    const auto x = random_floats(size_t{n} * n_rows, rng_);
+    const auto weight = random_floats(n, rng_);
+    std::vector<float> expected(x.size());
+    for (uint32_t r = 0; r < n_rows; ++r)
+      oracle().rms_norm(x.data() + r * n, weight.data(), n, 1e-5f, expected.data() + r * n);
+    for (uint32_t turn = 0; turn < gpu_rig::n_turns(); ++turn) {
+      gpu_rig::begin_turn(turn);
+      Array<float> rows(x), weights(weight);
+      gpu_rig::finish(gpu::rms_norm(
+          gpu_rig::stream(), {rows.at(), weights.at(), n_rows, n, 1e-5f, rows.at()}));  // in place
+      expect_same(expected, rows.take(), fmt::format("n {}", n));
+    }
+  }
+}
+
+TEST_F(DeviceRows, Rope) {
+  for (const bool neox : {true, false}) {
+    const uint32_t n_rows = 3, n_heads = 5, head_dim = 80, n_rot = 64;
+    auto x = random_floats(size_t{n_rows} * n_heads * head_dim, rng_);
+    const auto angles = random_floats(size_t{n_rows} * n_rot, rng_);
+    Array<float> rows(x), table(angles);
+    gpu_rig::finish(gpu::rope(gpu_rig::stream(),
+                              {rows.at(), n_rows, n_heads, head_dim, n_rot, neox, table.at()}));
+    for (uint32_t r = 0; r < n_rows; ++r)
+      oracle().rope({x.data() + size_t{r} * n_heads * head_dim, n_heads, head_dim, n_rot, neox,
+                     angles.data() + size_t{r} * n_rot});
+    expect_same(x, rows.take(), neox ? "neox" : "neighbours");
+  }
+}
+
+TEST_F(DeviceRows, Activations) {
+  auto gate = random_floats(700, rng_, 3.0f);
+  const auto up = random_floats(700, rng_, 3.0f);
+  gate[0] = kInf, gate[1] = -kInf, gate[2] = kNan, gate[3] = -88.0f, gate[4] = -104.0f;
+  for (const auto activation : {gpu::Activation::kSwiglu, gpu::Activation::kSwigluClamped}) {
+    auto expected = gate;
+    const auto kernel =
+        activation == gpu::Activation::kSwiglu ? oracle().swiglu : oracle().swiglu_clamped;
+    kernel(expected.data(), up.data(), 700);
+    Array<float> gates(gate), ups(up);
+    gpu_rig::finish(
+        gpu::activate(gpu_rig::stream(), {activation, gates.at(), ups.at(), gates.size()}));
+    expect_same(expected, gates.take(), "activation");
+  }
+}
+
+TEST_F(DeviceRows, ExpertsAreAddedInRouterOrder) {
+  const uint32_t n_rows = 2, hidden = 300, n_used = 3;
+  const auto x = random_floats(size_t{n_rows} * hidden, rng_);
+  const auto y = random_floats(size_t{n_rows} * n_used * hidden, rng_);
+  const auto weights = random_floats(size_t{n_rows} * n_used, rng_);
+  const auto shared = random_floats(size_t{n_rows} * hidden, rng_);
+  const auto gate = random_floats(n_rows, rng_);
+  const std::vector<uint32_t> place_of = {5, 0, 3, 1, 4, 2};
+  auto expected = x;
+  for (uint32_t r = 0; r < n_rows; ++r) {
+    std::vector<float> sum(hidden);
+    for (uint32_t j = 0; j < n_used; ++j)
+      oracle().add_scaled(sum.data(), y.data() + size_t{place_of[r * n_used + j]} * hidden,
+                          weights[r * n_used + j], hidden);
+    float open = gate[r];
+    oracle().sigmoid(&open, 1);
+    oracle().add_scaled(sum.data(), shared.data() + size_t{r} * hidden, open, hidden);
+    oracle().add_scaled(expected.data() + size_t{r} * hidden, sum.data(), 0.75f, hidden);
+  }
+  Array<float> rows(x), outputs(y), of_calls(weights), of_shared(shared), gates(gate);
+  Array<uint32_t> places(place_of);
+  gpu_rig::finish(
+      gpu::combine(gpu_rig::stream(), {rows.at(), n_rows, hidden, n_used, outputs.at(), places.at(),
+                                       of_calls.at(), of_shared.at(), gates.at(), 0.75f}));
+  expect_same(expected, rows.take(), "combined");
+}
+
+struct RouterCase {
+  const char* name;
+  RouterSpec spec;
+};
+
+// Logits with ties, both zeros, infinities and, in the last row, NaNs.
+std::vector<float> hostile_logits(uint32_t n_rows, uint32_t n, Rng& rng) {
+  auto logits = random_floats(size_t{n_rows} * n, rng);
+  for (uint32_t i = 0; i < n; ++i) {
+    logits[n + i] = static_cast<float>(rng.below(3)) - 1;
+    if (logits[n + i] == 0 && rng.below(2) == 0) logits[n + i] = -0.0f;
+  }
+  for (uint32_t i = 0; i < n; ++i) logits[2 * n + i] = rng.below(4) == 0 ? -kInf : 1.0f;
+  logits[3 * n + rng.below(n)] = kNan;
+  return logits;
+}
+
+TEST_F(DeviceRows, RouterChoosesAndWeighsLikeTheHost) {
+  const RouterCase cases[] = {
+      {"softmax", {128, 8, true, 1}},
+      {"softmax, not normalised", {60, 4, false, 2.5f}},
+      {"of chosen", {32, 4, false, 1, RouterScore::kSoftmaxOfChosen}},
+      {"sigmoid, biased, groups", {64, 6, true, 2.5f, RouterScore::kSigmoid, false, true, 8, 3}}};
+  for (const RouterCase& with : cases) {
+    const uint32_t n_rows = 4, n = with.spec.n_experts, n_used = with.spec.n_used;
+    auto logits = hostile_logits(n_rows, n, rng_);
+    const auto bias = random_floats(n, rng_, 0.1f);
+    Array<float> scores(logits), selection_bias(bias), weights(size_t{n_rows} * n_used);
+    Array<uint32_t> experts(size_t{n_rows} * n_used);
+    gpu::RouteArgs args;
+    args.logits = scores.at();
+    args.n_rows = n_rows;
+    args.n_experts = n;
+    args.n_used = n_used;
+    args.score = static_cast<gpu::RouterScore>(with.spec.score);
+    if (with.spec.selection_bias) args.selection_bias = selection_bias.at();
+    args.n_groups = with.spec.n_groups;
+    args.n_groups_used = with.spec.n_groups_used;
+    args.normalise_weights = with.spec.normalise_weights;
+    args.weights_scale = with.spec.weights_scale;
+    args.experts = experts.at();
+    args.weights = weights.at();
+    Router router(with.spec, oracle(), n_rows);
+    auto expected_scores = logits;
+    const Routing& routing = router.route(expected_scores.data(), n_rows,
+                                          with.spec.selection_bias ? bias.data() : nullptr);
+    for (uint32_t turn = 0; turn < gpu_rig::n_turns(); ++turn) {
+      gpu_rig::begin_turn(turn);
+      scores.put(logits);
+      gpu_rig::finish(gpu::route(gpu_rig::stream(), args));
+      const auto chosen = experts.take();
+      for (size_t c = 0; c < chosen.size(); ++c)
+        EXPECT_EQ(chosen[c], routing.experts[c].value) << with.name << ", call " << c;
+      expect_same(routing.weights, weights.take(), with.name);
+      expect_same(expected_scores, scores.take(), with.name);
+    }
+  }
+}
+
+TEST_F(DeviceRows, CallsAreGroupedLikeTheHosts) {
+  const uint32_t n_rows = 9, n = 40, n_used = 4;
+  Router router({n, n_used}, oracle(), n_rows);
+  auto logits = random_floats(size_t{n_rows} * n, rng_);
+  const Routing& routing = router.route(logits.data(), n_rows);
+  std::vector<uint32_t> ids;
+  for (const ExpertId id : routing.experts) ids.push_back(id.value);
+  Array<uint32_t> experts(ids), place_rows(ids.size()), place_of(ids.size());
+  Array<gpu::ExpertJob> jobs(std::min<size_t>(n, ids.size()));
+  gpu_rig::finish(gpu::group_calls(gpu_rig::stream(), {experts.at(), n_rows, n_used, n, jobs.at(),
+                                                       place_rows.at(), place_of.at()}));
+  EXPECT_EQ(place_rows.take(), routing.call_rows);
+  EXPECT_EQ(place_of.take(), routing.place_of);
+  uint32_t calls = 0;
+  for (const gpu::ExpertJob& job : jobs.take()) {
+    if (job.n == 0) continue;
+    EXPECT_EQ(job.first, routing.first[job.expert]);
+    EXPECT_EQ(job.first + job.n, routing.first[job.expert + 1]);
+    calls += job.n;
+  }
+  EXPECT_EQ(calls, ids.size());
+}
+
+TEST_F(DeviceRows, KeysAndValuesAreStoredAsTheOracleStoresThem) {
+  const uint32_t n_rows = 3, n = 96;
+  auto x = random_floats(size_t{n_rows} * n, rng_, 100.0f);
+  x[5] = kNan, x[40] = kInf, x[100] = 1e-9f, x[130] = 7e4f, x[131] = 1e8f, x[200] = 65519.0f;
+  std::fill_n(x.begin() + 224, 32, 0.0f);
+  for (const KvType type : {KvType::kF32, KvType::kF16, KvType::kQ8_0}) {
+    const uint64_t bytes = kv_row_bytes(type, n);
+    std::vector<std::byte> expected(bytes * n_rows);
+    for (uint32_t r = 0; r < n_rows; ++r)
+      oracle().store_kv(type, x.data() + size_t{r} * n, n, expected.data() + bytes * r);
+    Array<float> rows(x);
+    Array<std::byte> out(bytes * n_rows);
+    std::vector<std::byte*> targets;
+    for (uint32_t r = 0; r < n_rows; ++r) targets.push_back(out.at() + bytes * r);
+    Array<std::byte*> table(targets);
+    gpu_rig::finish(gpu::store_kv(
+        gpu_rig::stream(), {static_cast<gpu::KvType>(type), rows.at(), n_rows, n, table.at()}));
+    const auto actual = out.take();
+    const size_t size = type == KvType::kQ8_0 ? 34 : bytes / n;  // of what holds one element
+    for (size_t at = 0; at < actual.size(); at += size) {
+      if (type != KvType::kQ8_0 && x[at / size] != x[at / size]) continue;  // where, not which
+      EXPECT_TRUE(std::equal(&actual[at], &actual[at] + size, &expected[at])) << "byte " << at;
+    }
+  }
+}
+
+struct AttentionCase {
+  const char* name;
+  KvType type;
+  uint32_t head_dim, n_heads, n_kv_heads;
+  bool sinks;
+  bool latent;  // V is the beginning of the K row
+};
+
+// Three query rows: from the first position, within one block, over a window.
+struct Span {
+  uint32_t first, last;
+};
+constexpr Span kSpans[] = {{0, 130}, {70, 75}, {33, 200}};
+constexpr uint32_t kKvBlocks = 4;
+
+// A cache, queries and sinks; K blocks lie before V blocks.
+struct AttentionProblem {
+  AttentionProblem(const AttentionCase& with_in, Rng& rng)
+      : with(with_in),
+        row_bytes(kv_row_bytes(with.type, with.head_dim)),
+        head_bytes(row_bytes * kKvBlockPositions),
+        block_bytes(head_bytes * with.n_kv_heads),
+        kv(2 * block_bytes * kKvBlocks),
+        q(random_floats(std::size(kSpans) * with.n_heads * with.head_dim, rng, 0.3f)),
+        sinks(random_floats(with.n_heads, rng)) {
+    for (uint64_t at = 0; at < kv.size(); at += row_bytes)
+      oracle().store_kv(with.type, random_floats(with.head_dim, rng).data(), with.head_dim,
+                        kv.data() + at);
+  }
+
+  uint32_t dim_v() const { return with.latent ? with.head_dim / 2 : with.head_dim; }
+  // [rows][heads][dim_v]
+  size_t out_floats() const { return std::size(kSpans) * with.n_heads * dim_v(); }
+  std::vector<const std::byte*> blocks(const std::byte* memory, bool values) const {
+    const uint64_t begin = values && !with.latent ? block_bytes * kKvBlocks : 0;
+    std::vector<const std::byte*> table;
+    for (uint32_t b = 0; b < kKvBlocks; ++b) table.push_back(memory + begin + block_bytes * b);
+    return table;
+  }
+
+  std::vector<float> expected() const {
+    std::vector<float> out(out_floats());
+    const auto k_blocks = blocks(kv.data(), false), v_blocks = blocks(kv.data(), true);
+    const uint32_t group = with.n_heads / with.n_kv_heads;
+    for (uint32_t r = 0; r < std::size(kSpans); ++r) {
+      for (uint32_t head = 0; head < with.n_heads; head += group) {
+        AttentionArgs args;
+        args.k_type = args.v_type = with.type;
+        args.head_dim_k = with.head_dim;
+        args.head_dim_v = dim_v();
+        args.n_heads = group;
+        args.q = q.data() + (size_t{r} * with.n_heads + head) * with.head_dim;
+        args.k_blocks = k_blocks.data();
+        args.v_blocks = v_blocks.data();
+        args.k_offset = args.v_offset = head_bytes * (head / group);
+        args.v_stride = row_bytes;
+        args.first = kSpans[r].first;
+        args.last = kSpans[r].last;
+        args.scale = 0.25f;
+        args.sinks = with.sinks ? sinks.data() + head : nullptr;
+        args.out = out.data() + (size_t{r} * with.n_heads + head) * dim_v();
+        oracle().attention(args);
+      }
+    }
+    return out;
+  }
+
+  std::vector<float> device() const {
+    Array<std::byte> memory(kv);
+    Array<const std::byte*> k_blocks(blocks(memory.at(), false));
+    Array<const std::byte*> v_blocks(blocks(memory.at(), true));
+    std::vector<gpu::AttentionRow> spans;
+    for (const Span& span : kSpans)
+      spans.push_back({k_blocks.at(), v_blocks.at(), span.first, span.last});
+    Array<gpu::AttentionRow> rows(spans);
+    Array<float> queries(q), of_heads(sinks), out(out_floats());
+    gpu::AttentionArgs args;
+    args.k_type = args.v_type = static_cast<gpu::KvType>(with.type);
+    args.head_dim_k = with.head_dim;
+    args.head_dim_v = dim_v();
+    args.n_heads = with.n_heads;
+    args.n_kv_heads = with.n_kv_heads;
+    args.n_rows = static_cast<uint32_t>(rows.size());
+    args.rows = rows.at();
+    args.q = queries.at();
+    args.k_head_stride = args.v_head_stride = head_bytes;
+    args.v_stride = row_bytes;
+    args.scale = 0.25f;
+    args.sinks = with.sinks ? of_heads.at() : nullptr;
+    args.n_blocks_max = kKvBlocks;
+    Array<std::byte> scratch(gpu::attention_scratch_bytes(args));
+    args.scratch = reinterpret_cast<float*>(scratch.at());
+    args.out = out.at();
+    gpu_rig::finish(gpu::attention(gpu_rig::stream(), args));
+    return out.take();
+  }
+
+  AttentionCase with;
+  uint64_t row_bytes, head_bytes, block_bytes;
+  std::vector<std::byte> kv;
+  std::vector<float> q, sinks;
+};
+
+TEST_F(DeviceRows, Attention) {
+  const AttentionCase cases[] = {{"F16, groups of 4", KvType::kF16, 64, 8, 2, false, false},
+                                 {"F32, odd head size", KvType::kF32, 24, 3, 3, true, false},
+                                 {"Q8_0, sinks", KvType::kQ8_0, 64, 2, 1, true, false},
+                                 {"F16, latent, 11 heads", KvType::kF16, 96, 11, 1, false, true}};
+  for (const AttentionCase& with : cases) {
+    const AttentionProblem problem(with, rng_);
+    const std::vector<float> expected = problem.expected();
+    for (uint32_t turn = 0; turn < gpu_rig::n_turns(); ++turn) {
+      gpu_rig::begin_turn(turn);
+      expect_same(expected, problem.device(), with.name);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace offstage
