@@ -7,6 +7,10 @@ Result<std::vector<DeviceFacts>> list_devices(FreeMemory) {
   return make_error(ErrorCode::kUnsupported, "CUDA: this program was built without it");
 }
 
+Result<std::unique_ptr<Device>> open_device(uint32_t) {
+  return make_error(ErrorCode::kUnsupported, "CUDA: this program was built without it");
+}
+
 std::string device_backend() { return "none"; }
 
 }  // namespace offstage
