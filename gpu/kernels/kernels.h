@@ -132,6 +132,16 @@ struct CombineArgs {
 };
 CallStatus combine(StreamHandle stream, const CombineArgs& args);
 
+// Reads `bytes` (a multiple of 16) and leaves a word per thread, [kReadWords], that depends on all
+// of them: what the memory gives to loads that nothing else hinders. For measurements.
+inline constexpr uint32_t kReadWords = 1024 * 256;
+struct ReadArgs {
+  const std::byte* data = nullptr;
+  uint64_t bytes = 0;
+  uint32_t* out = nullptr;
+};
+CallStatus read_all(StreamHandle stream, const ReadArgs& args);
+
 enum class RouterScore : uint32_t { kSoftmax, kSoftmaxOfChosen, kSigmoid };
 
 // logits [n_rows][n_experts] → experts and weights in router order. Bounds: n_experts ≤
