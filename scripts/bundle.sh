@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One folder that runs on another Linux machine with only a driver: the program, the tests of the
-# GPU, a bench, the libraries they need and gpu_suite.sh. Programs find the libraries beside
+# GPU, benches, the libraries they need and gpu_suite.sh. Programs find the libraries beside
 # themselves ($ORIGIN/../lib); glibc is the machine's own, at least as new as this one's.
 #
 #   scripts/bundle.sh [FOLDER]    default: build/offstage-bundle, which is replaced
@@ -12,7 +12,8 @@ readonly MIB_MAX=50
 readonly BUILD=build/bundle
 readonly PROGRAMS='offstage tests/offstage_gpu_tests bench/kernels_bench'
 # Those that the build may lack: without CUDA, without Boost.Context.
-readonly OPTIONAL_PROGRAMS='tests/gpu_shim/offstage_gpu_card_tests tests/gpu_shim/offstage_gpu_shim_tests'
+readonly OPTIONAL_PROGRAMS='bench/gpu_matvec_bench tests/gpu_shim/offstage_gpu_card_tests
+  tests/gpu_shim/offstage_gpu_shim_tests'
 # Of the machine: the loader and what must fit it.
 readonly SYSTEM_LIBRARIES='^(linux-vdso|ld-linux.*|libc|libm|libpthread|libdl|librt|libresolv)\.'
 

@@ -5,7 +5,8 @@
 #   gpu_suite.sh [RESULTS]    default: gpu-results beside this script
 #
 # Steps: the card's facts, the kernels against the CPU's bits, the same under compute-sanitizer
-# (where it is installed), the demo model. There are no benches of GPU kernels yet.
+# (where it is installed), the speed of the experts' matrices, the demo model. What finds no card is
+# skipped, and not counted as passed.
 set -euo pipefail
 
 readonly SECONDS_MAX="${SECONDS_MAX:-480}"  # for all steps together
@@ -22,7 +23,7 @@ say() {
 # A program of the bundle, or of the release build.
 find_program() {
   local place
-  for place in "$here/bin" "$here/../build/release" "$here/../build/release/tests" \
+  for place in "$here/bin" "$here/../build/release" "$here/../build/release/bench" \
     "$here/../build/release/tests/gpu_shim"; do
     if [[ -x "$place/$1" ]]; then
       echo "$place/$1"
@@ -40,6 +41,12 @@ step() {
     return
   fi
   timeout "$left" "$@" >"$results/$name.log" 2>&1 || result=failed
+  local why
+  why="$(grep -m1 '^CUDA: ' "$results/$name.log" || true)"
+  if [[ $result == passed && -n "$why" ]]; then
+    skip "$name" "$why"
+    return
+  fi
   if [[ $result == passed ]]; then passed=$((passed + 1)); else failed=$((failed + 1)); fi
   say "$name: $result, $((SECONDS - started)) s" | tee -a "$results/summary.txt"
   [[ $result == passed ]] || tail -n 20 "$results/$name.log"
@@ -51,7 +58,7 @@ skip() {
 }
 
 main() {
-  local tests offstage
+  local tests bench offstage
   results="${1:-$here/gpu-results}"
   mkdir -p "$results"
   : >"$results/summary.txt"
@@ -66,16 +73,18 @@ main() {
     skip kernels 'offstage_gpu_card_tests is not here: built without CUDA'
   else
     step kernels "$tests"
-    if grep -q SKIPPED "$results/kernels.log"; then
-      say "kernels: skipped tests: $(grep -m1 -A1 'Skipped' "$results/kernels.log" | tail -n 1)" |
-        tee -a "$results/summary.txt"
-    fi
     if command -v compute-sanitizer >/dev/null; then
       step memcheck compute-sanitizer --error-exitcode 1 "$tests"
       step racecheck compute-sanitizer --tool racecheck --error-exitcode 1 "$tests"
     else
       skip memcheck 'compute-sanitizer is not here'
     fi
+  fi
+  bench="$(find_program gpu_matvec_bench)"
+  if [[ -n "$bench" ]]; then
+    step matvec-bench "$bench"
+  else
+    skip matvec-bench 'gpu_matvec_bench is not here: built without CUDA'
   fi
   if [[ -n "$offstage" ]]; then
     step demo "$offstage" run -p 'And it came to pass' -n 32 -c 256 --temp 0
