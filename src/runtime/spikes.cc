@@ -22,6 +22,10 @@ constexpr std::array<std::string_view, 3> kMatrixNames = {"gate", "up", "down"};
 constexpr int64_t kLateRatio = 3;
 // More misses than usual; reads slower than usual.
 constexpr double kMoreRatio = 1.25;
+// Reads that are more than usual and slower by this much more.
+constexpr double kSlowerThanMore = 1.5;
+// Of the CPUs that are in use on average.
+constexpr double kFewerCpus = 0.9;
 // A queue so deep is kept full: a second drive halves it, a faster one shortens every read.
 constexpr uint32_t kDeepQueue = 8;
 
@@ -78,6 +82,17 @@ int64_t excess_of(const TokenRecord& token, const Typical& typical,
   return excess;
 }
 
+double ratio(int64_t value, int64_t usual) {
+  return static_cast<double>(value) / static_cast<double>(std::max<int64_t>(usual, 1));
+}
+
+// Asleep though what was waited for had come.
+int64_t woken_ns(const TokenRecord& token) {
+  int64_t sum = 0;
+  for (const DriveWait& wait : token.trace.waits) sum += wait.woken_ns;
+  return sum;
+}
+
 SpikeCause drive_cause(const TokenRecord& token, const Typical& typical, int64_t excess_ns) {
   const LayerRecord& layer = token.trace.waiting;
   const bool one_read =
@@ -85,27 +100,40 @@ SpikeCause drive_cause(const TokenRecord& token, const Typical& typical, int64_t
   // The read had come long before the sleep ended: nobody let the thread wake.
   const ReadRecord& read = layer.longest;
   const int64_t woken_late_ns = layer.longest_ns - (read.completed_ns - read.started_ns);
-  if (2 * woken_late_ns >= excess_ns) return SpikeCause::kCpuTaken;
+  if (2 * std::max(woken_late_ns, woken_ns(token)) >= excess_ns) return SpikeCause::kCpuTaken;
   if (one_read && layer.longest.retries != 0) return SpikeCause::kReadRetried;
   if (one_read && layer.longest.service_ns() >= kLateRatio * typical.service_ns &&
       2 * layer.longest.service_ns() >= layer.longest_ns)
     return SpikeCause::kLateRead;
-  if (static_cast<double>(token.drive_reads) >=
-      kMoreRatio * static_cast<double>(typical.drive_reads) + 1)
-    return SpikeCause::kMisses;
+  const double more = ratio(static_cast<int64_t>(token.drive_reads), typical.drive_reads);
+  const double slower = ratio(service_per_read(token), typical.service_ns);
+  const bool are_more = static_cast<double>(token.drive_reads) >=
+                        kMoreRatio * static_cast<double>(typical.drive_reads) + 1;
+  // Reads that wait for one another are each slower too, as much as they are more.
+  if (are_more && slower < kSlowerThanMore * more) return SpikeCause::kMisses;
   if (one_read && 2 * layer.longest.queued_ns() >= layer.longest_ns) return SpikeCause::kDriveQueue;
   // The drive is to blame only if its reads say so: the same reads cost more waiting, too, when
   // they are asked for later, or when less was computed meanwhile.
-  const bool slower = static_cast<double>(service_per_read(token)) >=
-                      kMoreRatio * static_cast<double>(typical.service_ns);
-  return slower ? SpikeCause::kSlowDrive : SpikeCause::kLessHidden;
+  return slower >= kMoreRatio ? SpikeCause::kSlowDrive : SpikeCause::kLessHidden;
+}
+
+// Computing is spread over all workers: the same work with fewer CPUs lost one to others, though
+// those that were left, waiting for it, may have used more CPU time than usual.
+bool had_fewer_cpus(const TokenRecord& token, const Typical& typical) {
+  const auto cpus = [](int64_t cpu_ns, int64_t wall_ns) {
+    return static_cast<double>(cpu_ns) / static_cast<double>(std::max<int64_t>(wall_ns, 1));
+  };
+  return cpus(token.load.cpu_ns, token.wall_ns) <
+         kFewerCpus * cpus(typical.cpu_ns, typical.wall_ns);
 }
 
 // Work of the CPU, verifying too, gets CPU time for what it takes: what is missing was taken.
 SpikeCause cpu_cause(const TokenRecord& token, const Typical& typical, int64_t excess_ns,
                      SpikeCause more_work) {
   if (4 * token.load.throttled_ns >= excess_ns) return SpikeCause::kCpuThrottled;
-  if (2 * (token.load.cpu_ns - typical.cpu_ns) < excess_ns)
+  const bool is_spread = more_work == SpikeCause::kCompute;
+  if (2 * (token.load.cpu_ns - typical.cpu_ns) < excess_ns ||
+      (is_spread && had_fewer_cpus(token, typical)))
     return token.load.major_faults != 0 ? SpikeCause::kPageFaults : SpikeCause::kCpuTaken;
   return more_work;
 }

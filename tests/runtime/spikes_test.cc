@@ -126,6 +126,25 @@ TEST(SpikesTest, AsManyReadsEachSlowerIsTheDrive) {
   EXPECT_EQ(spike_of(token).remedy, Remedy::kSecondDrive);
 }
 
+// Twice the reads are the misses' doing while each takes as long; not if each takes ten times that.
+TEST(SpikesTest, MoreReadsOrSlowerOnes) {
+  TokenRecord token = usual();
+  add(token, Cause::kWaitDrive, 60 * kMs);
+  token.drive_reads *= 2;
+  token.trace.reads *= 2;
+  token.trace.service_ns *= 2 * 2;  // they waited for one another
+  EXPECT_EQ(spike_of(token).cause, SpikeCause::kMisses);
+  token.trace.service_ns *= 5;
+  EXPECT_EQ(spike_of(token).cause, SpikeCause::kSlowDrive);
+}
+
+TEST(SpikesTest, ReadsThatHadComeWereWokenForTooLate) {
+  TokenRecord token = usual();
+  add(token, Cause::kWaitDrive, 60 * kMs);
+  token.trace.waits[1].woken_ns = 31 * kMs;
+  EXPECT_EQ(spike_of(token).cause, SpikeCause::kCpuTaken);
+}
+
 // Nothing about the drive changed, so it isn't to blame: a faster one would still have helped.
 TEST(SpikesTest, AsManyReadsNoneSlowerWereLessHidden) {
   TokenRecord token = usual();
@@ -160,6 +179,17 @@ TEST(SpikesTest, CpuTimeTellsComputingFromWaitingForTheCpu) {
   EXPECT_EQ(spike_of(token).cause, SpikeCause::kCpuThrottled);
   token.load = usual().load;
   token.load.cpu_ns += 170 * kMs;
+  EXPECT_EQ(spike_of(token).cause, SpikeCause::kCompute);
+}
+
+// 190 ms of CPU time in 140: 1.4 CPUs, where 1.6 are usual. Who waits for a worker without a CPU
+// spins, so the CPU time grew too.
+TEST(SpikesTest, FewerCpusThanUsualWereTaken) {
+  TokenRecord token = usual();
+  add(token, Cause::kExperts, 40 * kMs);
+  token.load.cpu_ns += 30 * kMs;
+  EXPECT_EQ(spike_of(token).cause, SpikeCause::kCpuTaken);
+  token.load.cpu_ns += 40 * kMs;  // as many as usual: there was more to do
   EXPECT_EQ(spike_of(token).cause, SpikeCause::kCompute);
 }
 
