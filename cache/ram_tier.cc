@@ -58,6 +58,7 @@ void RamTier::begin(const LayerEvent& event, Phase phase) {
   const CauseScope scope(parts_.timer, Cause::kCache);
   CHECK(!in_event_);
   in_event_ = true;
+  begun_ns_ = scope.entered_ns();
   const LayerIndex layer = event.layer;
   layer_ = layer;
   phase_ = phase;
@@ -240,6 +241,7 @@ Status RamTier::absorb(std::span<const ReadDone> done) {
     const SlotIndex slot = cookie_slot(done[i].cookie);
     CHECK_EQ(cookie_generation(done[i].cookie), parts_.pool[slot].generation);
     if (done[i].buffer_free) parts_.pool.read_returned(slot);
+    account(reading_[slot.value], done[i]);
     // A slot whose event was given up: emptied once the drive let go of it.
     const bool given_up = slot_of_[place(parts_.pool[slot].layer, parts_.pool[slot].expert)] !=
                           static_cast<int32_t>(slot.value);

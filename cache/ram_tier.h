@@ -27,6 +27,7 @@
 // Decode thread only.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -99,6 +100,15 @@ struct TierCounters {
   uint64_t preload_bytes = 0;
 };
 
+// What guesses made from one distance were worth, matrix by matrix: time that the drive had worked
+// on right ones when they were called, and time that it still worked on wrong ones although others
+// were called. Those that it hadn't begun cost and bring nothing; it begins when all that was
+// called before has arrived.
+struct GuessPayback {
+  uint64_t right = 0, wrong = 0;
+  int64_t saved_ns = 0, lost_ns = 0;
+};
+
 struct RamTierParts {
   const ExpertLayout& layout;
   const SlotPlan& plan;
@@ -128,7 +138,10 @@ class RamTier {
 
   // Starts reading experts that `layer`'s next event will probably call, likeliest first, as far as
   // there are empty slots and reads to spare. Within an event of another layer or between events.
-  void prefetch(LayerIndex layer, std::span<const ExpertId> experts);
+  // `ahead`: from how many layers before it they were guessed, 1 … kGuessDistances.
+  static constexpr uint32_t kGuessDistances = 4;
+  void prefetch(LayerIndex layer, std::span<const ExpertId> experts, uint32_t ahead = 1);
+  const GuessPayback& payback(uint32_t ahead) const { return paybacks_[ahead - 1]; }
 
   // The same for a prompt's chunk and experts that will almost certainly be called, in the order of
   // the file: all of them, as slots come back, with the drive's whole depth. Until begin().
@@ -152,6 +165,13 @@ class RamTier {
     uint8_t reread_mask = 0;  // matrices whose mismatch was already read again
     bool guessed = false;     // prefetched, and its layer has had no event since
     ReadLane lane = ReadLane::kDemand;
+    // Of a guess by prefetch(), for its payback: the distance, whether its layer has called it, and
+    // what the drive had done until then.
+    enum class Truth : uint8_t { kUnknown, kRight, kWrong };
+    uint8_t ahead = 0;
+    Truth truth = Truth::kUnknown;
+    uint8_t n_served = 0;
+    int64_t served_ns = 0, known_ns = 0, idle_since_ns = 0;
   };
   struct Preload;
 
@@ -175,6 +195,8 @@ class RamTier {
   void unpin(std::span<const ReadyExpert> experts);
   bool is_of_event(SlotIndex slot) const;  // called, and not yet handed out
   void take_over_guess(SlotIndex slot);
+  void learn_truth(SlotIndex slot, Reading::Truth truth);
+  void account(Reading& reading, const ReadDone& done);
   void give_up_wrong_guesses();
   void give_up(SlotIndex slot);
   void drop_guess(SlotIndex slot, const Error& error);
@@ -188,6 +210,7 @@ class RamTier {
 
   RamTierParts parts_;
   TierCounters counters_;
+  std::array<GuessPayback, kGuessDistances> paybacks_;
   static constexpr int32_t kAbsent = -1;
   std::vector<int32_t> slot_of_;     // [layer][expert] → slot that is READING, VERIFIED or IN USE
   std::vector<Reading> reading_;     // by slot
@@ -197,6 +220,8 @@ class RamTier {
 
   // The event.
   bool in_event_ = false;
+  int64_t begun_ns_ = 0;
+  int64_t demand_done_ns_ = 0;  // when the last called matrix arrived
   LayerIndex layer_;
   Phase phase_ = Phase::kDecode;
   std::deque<ExpertId> missing_;     // called, not yet being read

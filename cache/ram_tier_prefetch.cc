@@ -1,12 +1,15 @@
 // Guesses: experts read before they are called, and what becomes of them when the calls are known.
+#include <algorithm>
+
 #include "base/check.h"
 #include "cache/ram_tier.h"
 #include "cache/read_cookie.h"
 
 namespace offstage {
 
-void RamTier::prefetch(LayerIndex layer, std::span<const ExpertId> experts) {
+void RamTier::prefetch(LayerIndex layer, std::span<const ExpertId> experts, uint32_t ahead) {
   const CauseScope scope(parts_.timer, Cause::kCache);
+  CHECK(ahead >= 1 && ahead <= kGuessDistances);
   CHECK(!in_event_ || layer != layer_);
   if (!missing_.empty()) return;  // slots are short: the called ones need them
   burst_.clear();
@@ -17,7 +20,9 @@ void RamTier::prefetch(LayerIndex layer, std::span<const ExpertId> experts) {
     if (with_the_drive + kExpertMatrices > parts_.reads_max / 2) break;
     const auto slot = parts_.pool.take_empty(parts_.layout.slot_class(layer));
     if (!slot) break;
-    queue_reads(*slot, layer, expert, {.guessed = true, .lane = ReadLane::kPrefetch});
+    queue_reads(
+        *slot, layer, expert,
+        {.guessed = true, .lane = ReadLane::kPrefetch, .ahead = static_cast<uint8_t>(ahead)});
     ++counters_.prefetches;
   }
   if (!burst_.empty()) parts_.reads.start(burst_);
@@ -56,6 +61,7 @@ void RamTier::take_over_guess(SlotIndex slot) {
   const Slot& s = parts_.pool[slot];
   reading_[slot.value].guessed = false;
   reading_[slot.value].lane = ReadLane::kDemand;
+  learn_truth(slot, Reading::Truth::kRight);
   ++counters_.prefetches_useful;
   counters_.prefetch_useful_bytes += parts_.layout.expert_bytes(s.layer);
   if (s.state == SlotState::kVerified) {
@@ -75,12 +81,58 @@ void RamTier::give_up_wrong_guesses() {
     const int32_t index = slot_of_[place(layer_, ExpertId(e))];
     if (index == kAbsent || !reading_[static_cast<uint32_t>(index)].guessed) continue;
     const SlotIndex slot(static_cast<uint32_t>(index));
+    learn_truth(slot, Reading::Truth::kWrong);
     if (parts_.pool[slot].state == SlotState::kReading) {
       give_up(slot);
     } else {
       reading_[slot.value].guessed = false;
       counters_.prefetch_wasted_bytes += parts_.layout.expert_bytes(layer_);
     }
+  }
+}
+
+// The guess's layer has called, this expert or others. What the drive has done by now is saved time
+// or, at no cost, in vain.
+void RamTier::learn_truth(SlotIndex slot, Reading::Truth truth) {
+  Reading& reading = reading_[slot.value];
+  if (reading.ahead == 0) return;  // read_ahead() is no gamble
+  reading.truth = truth;
+  reading.known_ns = begun_ns_;
+  reading.idle_since_ns = demand_done_ns_;
+  GuessPayback& payback = paybacks_[reading.ahead - 1];
+  if (truth == Reading::Truth::kWrong) {
+    payback.wrong += reading.n_served;
+    return;
+  }
+  payback.right += reading.n_served;
+  payback.saved_ns += reading.served_ns;
+}
+
+// A matrix came back, whole or, of a guess, cancelled.
+void RamTier::account(Reading& reading, const ReadDone& done) {
+  if (reading.lane == ReadLane::kDemand && reading.ahead == 0)
+    demand_done_ns_ = std::max(demand_done_ns_, done.completed_ns);
+  if (reading.ahead == 0) return;
+  GuessPayback& payback = paybacks_[reading.ahead - 1];
+  const bool was_issued = done.issued_ns != 0;
+  const auto worked = [&](int64_t from_ns, int64_t to_ns) {
+    return was_issued ? std::max<int64_t>(0, to_ns - std::max(from_ns, done.issued_ns)) : 0;
+  };
+  switch (reading.truth) {
+    case Reading::Truth::kUnknown:
+      ++reading.n_served;
+      reading.served_ns += worked(demand_done_ns_, done.completed_ns);
+      return;
+    case Reading::Truth::kRight:
+      ++payback.right;
+      payback.saved_ns +=
+          worked(reading.idle_since_ns, std::min(reading.known_ns, done.completed_ns));
+      demand_done_ns_ = std::max(demand_done_ns_, done.completed_ns);
+      return;
+    case Reading::Truth::kWrong:
+      ++payback.wrong;
+      payback.lost_ns += worked(reading.known_ns, done.completed_ns);
+      return;
   }
 }
 

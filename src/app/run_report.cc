@@ -43,13 +43,32 @@ nlohmann::ordered_json causes_json(const CauseTimes& causes) {
   return json;
 }
 
-// Of the experts that guesses named, the share that was called; by layer with experts.
+double share(uint64_t part, uint64_t whole) {
+  return whole == 0 ? 0 : static_cast<double>(part) / static_cast<double>(whole);
+}
+
+// Of the experts that guesses one layer ahead named, the share that was called; by layer with
+// experts.
 nlohmann::ordered_json guess_recall(const Lookahead& lookahead) {
   auto json = nlohmann::ordered_json::array();
   for (const LayerForesight& layer : lookahead.layers())
-    json.push_back(layer.guesses == 0 ? 0.0
-                                      : static_cast<double>(layer.guessed_hits) /
-                                            static_cast<double>(layer.guesses));
+    json.push_back(share(layer.guessed_hits, layer.guesses));
+  return json;
+}
+
+// The same over all layers, by the distances that were guessed from.
+nlohmann::ordered_json recall_by_distance(const Lookahead& lookahead) {
+  auto json = nlohmann::ordered_json::array();
+  for (uint32_t ahead = 1; ahead <= Lookahead::kHorizonMax; ++ahead) {
+    uint64_t guesses = 0, hits = 0;
+    for (const LayerForesight& layer : lookahead.layers(ahead)) {
+      guesses += layer.guesses;
+      hits += layer.guessed_hits;
+    }
+    if (guesses == 0) break;
+    json.push_back(
+        {{"layers_ahead", ahead}, {"guesses", guesses}, {"recall", share(hits, guesses)}});
+  }
   return json;
 }
 
@@ -241,7 +260,9 @@ nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
                      {"bytes_read", decode.bytes_read}};
   json["prefetch"] = {{"experts", decode.prefetched},
                       {"wasted_bytes", decode.prefetch_wasted_bytes},
-                      {"guess_recall", guess_recall(runtime.lookahead())}};
+                      {"guess_recall", guess_recall(runtime.lookahead())},
+                      {"horizon", runtime.lookahead().horizon()},
+                      {"by_distance", recall_by_distance(runtime.lookahead())}};
   json["prefill"] = {{"ram_hits", record.prefill.ram_hits},
                      {"drive_reads", record.prefill.drive_reads},
                      {"bytes_read", record.prefill.bytes_read},

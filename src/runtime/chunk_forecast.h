@@ -2,9 +2,11 @@
 //
 // A chunk of hundreds of rows calls nearly every expert, so what a layer misses can be read before
 // it is reached. "Nearly" is measured: experts are put into classes by the calls that their past
-// makes expected of this chunk (unknown is a class of its own), and of every class it is counted
-// how many were called. Only classes that have proven sure are named, so that at most one byte in
-// twenty of those read ahead is read in vain. Decode thread only; never changes a bit of a result.
+// makes expected of this chunk, or while a layer has none by how many of the chunk's rows would
+// call them if the layer's router saw their stream as it is one layer early (Lookahead::poll()). Of
+// every class it is counted how many were called. Only classes that have proven sure are named, so
+// that at most one byte in twenty of those read ahead is read in vain. Decode thread only; never
+// changes a bit of a result.
 #pragma once
 
 #include <array>
@@ -27,19 +29,28 @@ class ChunkForecast {
   // `usage` is kept up to date by the tier's policy. Not enabled: nothing is ever foretold.
   ChunkForecast(const ExpertUsage& usage, uint32_t n_used, bool enabled);
 
+  bool enabled() const { return enabled_; }
+  // Has the layer been called before?
+  bool has_past(LayerIndex layer) const;
   // The experts of `layer` that a chunk of n_rows will almost certainly call, ascending; valid
-  // until the next call. Before the layer's event.
-  std::span<const ExpertId> foretell(LayerIndex layer, uint32_t n_rows);
+  // until the next call. Before the layer's event. `votes` (of a layer without a past, by expert):
+  // rows of a sample that would call it.
+  std::span<const ExpertId> foretell(LayerIndex layer, uint32_t n_rows,
+                                     std::span<const uint16_t> votes = {});
   // What the layer called in the end. (Of layers that nothing was foretold for: no effect.)
   void learn(LayerIndex layer, std::span<const ExpertCall> calls);
 
  private:
-  // Unknown; then expected calls below 1/4, 1/2, 1 … 64, and above.
-  static constexpr size_t kClasses = 11;
+  // Unknown; expected calls below 1/4, 1/2, 1 … 64, and above; votes: none, 1, 2 … 3, 4 … 7, more.
+  static constexpr size_t kPastClasses = 11, kVoteClasses = 5;
+  static constexpr size_t kClasses = kPastClasses + kVoteClasses;
   struct Class {
     double called = 0, n = 0;
   };
   static double prior(size_t c);
+  double calls_of(LayerIndex layer) const;
+  static size_t class_of_past(double expected);
+  static size_t class_of_votes(uint16_t votes);
   double probability(size_t c) const;
 
   const ExpertUsage& usage_;

@@ -137,10 +137,17 @@ void Forward::look_ahead(uint32_t layer, uint32_t n_rows, Phase phase) {
   const ModelSpec& spec = parts_.spec;
   if (layer >= spec.n_layers || spec.is_dense_layer(layer)) return;
   const LayerIndex moe_layer(layer - spec.n_dense_layers);
-  if (phase == Phase::kPrefill)
-    return parts_.tier.read_ahead(moe_layer, parts_.forecast.foretell(moe_layer, n_rows));
-  if (parts_.lookahead.wants(moe_layer, n_rows))
-    parts_.lookahead.guess(moe_layer, parts_.weights.layers[layer], s_.x, n_rows);
+  if (phase == Phase::kPrefill) return read_ahead(moe_layer, n_rows);
+  parts_.lookahead.look(moe_layer, std::span(parts_.weights.layers).subspan(layer), s_.x, n_rows);
+}
+
+// Nearly all of a layer's experts, for a prompt's chunk.
+void Forward::read_ahead(LayerIndex layer, uint32_t n_rows) {
+  if (!parts_.forecast.enabled()) return;
+  const LayerWeights& weights = parts_.weights.layers[parts_.spec.n_dense_layers + layer.value];
+  std::span<const uint16_t> votes;
+  if (!parts_.forecast.has_past(layer)) votes = parts_.lookahead.poll(weights, s_.x, n_rows);
+  parts_.tier.read_ahead(layer, parts_.forecast.foretell(layer, n_rows, votes));
 }
 
 // To those who watch; the experts' reads fly meanwhile.

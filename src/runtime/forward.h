@@ -74,6 +74,7 @@ class Forward {
   void attention_block(uint32_t layer, std::span<const Row> rows);
   Status ffn_block(uint32_t layer, uint32_t n_rows, Phase phase);
   void look_ahead(uint32_t layer, uint32_t n_rows, Phase phase);
+  void read_ahead(LayerIndex layer, uint32_t n_rows);
   void show(LayerIndex layer, const Routing& routing);
   void output(std::span<const Row> rows, const LogitsSink& sink);
 

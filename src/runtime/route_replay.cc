@@ -49,11 +49,14 @@ const Routing& RouteReplay::force(LayerIndex layer, Router& router) {
 }
 
 // A number of its own for every call, so that it doesn't matter which were asked for, or how often.
-std::optional<ExpertId> RouteReplay::foretold(LayerIndex layer, uint32_t row, uint32_t rank) const {
+std::optional<ExpertId> RouteReplay::foretold(LayerIndex layer, uint32_t row, uint32_t rank,
+                                              uint32_t ahead) const {
   CHECK(oracle_recall_.has_value());
+  double share = 1;
+  for (uint32_t i = 0; i < ahead; ++i) share *= *oracle_recall_;
   const uint64_t token = token_of(row);
   const uint64_t call = (token * trace_.shape.n_layers + layer.value) * n_used() + rank;
-  if (Rng(kOracleSeed + call).uniform() >= *oracle_recall_) return std::nullopt;
+  if (Rng(kOracleSeed + call).uniform() >= share) return std::nullopt;
   return ExpertId(trace_.calls(token, layer.value)[rank]);
 }
 

@@ -41,9 +41,11 @@ class RouteReplay {
   void end_forward() { rows_replayed_ += n_rows_; }
 
   // The expert that a row of this forward will call at `layer` as its rank-th: the oracle's word in
-  // place of a guess. Nothing for the share of the calls that it keeps to itself: 1 - recall, the
-  // same calls in every run.
-  std::optional<ExpertId> foretold(LayerIndex layer, uint32_t row, uint32_t rank) const;
+  // place of a guess made `ahead` layers before. Nothing for the calls that it keeps to itself, the
+  // same ones in every run: it knows a share of recall^ahead, and what it knew from afar it knows
+  // when nearer.
+  std::optional<ExpertId> foretold(LayerIndex layer, uint32_t row, uint32_t rank,
+                                   uint32_t ahead) const;
 
  private:
   RouteReplay(std::string path, RouteLog trace, std::optional<double> oracle_recall)

@@ -2,11 +2,14 @@
 // out.
 #include <gmock/gmock.h>
 
+#include <chrono>
+
 #include "tests/cache/tier_rig.h"
 
 namespace offstage {
 namespace {
 
+using namespace std::chrono_literals;
 using ::testing::HasSubstr;
 using testing::RigOptions;
 using testing::TierRig;
@@ -41,6 +44,10 @@ TEST(RamTierPrefetchTest, ARightGuessIsReadOnceAndReady) {
   EXPECT_EQ(counters.prefetches_useful, 2u);
   EXPECT_EQ(counters.prefetch_useful_bytes, 2 * rig.layout().expert_bytes(LayerIndex(1)));
   EXPECT_EQ(counters.prefetch_wasted_bytes, 0u);
+  const GuessPayback& payback = rig.tier().payback(1);
+  EXPECT_EQ(payback.right, 6u);
+  EXPECT_GT(payback.saved_ns, 0);
+  EXPECT_EQ(payback.wrong, 0u);
   rig.expect_decode(1, {2, 5});
   EXPECT_EQ(counters.ram_hits, 2u);
   rig.expect_baseline();
@@ -50,13 +57,17 @@ TEST(RamTierPrefetchTest, AGuessStillOnItsWayIsTakenOver) {
   RigOptions options;
   options.faults = "delay=20ms";
   TierRig rig(options);
-  rig.tier().prefetch(LayerIndex(1), ids({3, 4}));
+  rig.tier().prefetch(LayerIndex(1), ids({3, 4}), 3);
   rig.expect_decode(1, {3, 7});
   const TierCounters& counters = rig.tier().counters();
   EXPECT_EQ(counters.prefetches_useful, 1u);
   EXPECT_EQ(counters.prefetches_late, 1u);
   EXPECT_EQ(counters.drive_reads, 2u);
   rig.settle();
+  const GuessPayback& payback = rig.tier().payback(3);
+  EXPECT_EQ(payback.right, 3u);
+  EXPECT_EQ(payback.wrong, 3u);
+  EXPECT_EQ(rig.tier().payback(1).right + rig.tier().payback(1).wrong, 0u);
   rig.expect_baseline();
 }
 
@@ -65,12 +76,20 @@ TEST(RamTierPrefetchTest, AWrongGuessOnItsWayIsGivenUp) {
   options.faults = "delay=30ms";
   options.depth = 1;
   TierRig rig(options);
+  const auto start = std::chrono::steady_clock::now();
   rig.tier().prefetch(LayerIndex(1), ids({3, 4, 6}));
   rig.expect_decode(1, {0});
   EXPECT_GE(rig.reads().counters().cancelled, 8u);  // of nine; one was with the drive
   EXPECT_EQ(rig.tier().counters().prefetches_useful, 0u);
   EXPECT_LE(rig.tier().counters().prefetch_wasted_bytes, 5024u);
   rig.settle();
+  const GuessPayback& payback = rig.tier().payback(1);
+  EXPECT_EQ(payback.wrong, 9u);
+  EXPECT_GT(payback.lost_ns, 0);
+  const auto elapsed = std::chrono::steady_clock::now() - start;
+  EXPECT_LE(payback.lost_ns, elapsed / 1ns);  // of one: the other eight were never begun
+  EXPECT_EQ(payback.right, 0u);
+  EXPECT_EQ(payback.saved_ns, 0);
   rig.expect_baseline();
 }
 

@@ -74,6 +74,26 @@ TEST_F(ChunkForecastTest, AFewRowsCallFewAndNothingIsNamed) {
   EXPECT_EQ(right_ + wrong_, 0u);
 }
 
+// Of layers that were never called, the router's early votes are all there is to go by.
+TEST_F(ChunkForecastTest, WithoutAPastTheVotesCount) {
+  std::vector<uint16_t> votes(kExperts, 0);
+  for (uint32_t e = 0; e < 10; ++e) votes[e] = 20;
+  votes[10] = 1;
+  EXPECT_FALSE(forecast_.has_past(LayerIndex(0)));
+  const auto likely = forecast_.foretell(LayerIndex(0), 512, votes);
+  ASSERT_EQ(likely.size(), 10u);
+  EXPECT_EQ(likely.back(), ExpertId(9));
+  // Layer after layer the voted ones aren't called in the end, and votes lose their credit.
+  for (uint32_t l = 0; l < kLayers; ++l) {
+    (void)forecast_.foretell(LayerIndex(l), 512, votes);
+    const ExpertCall other = {ExpertId(40), 1};
+    forecast_.learn(LayerIndex(l), {&other, 1});
+  }
+  EXPECT_TRUE(forecast_.foretell(LayerIndex(0), 512, votes).empty());
+  usage_.calls[40] = 1;
+  EXPECT_TRUE(forecast_.has_past(LayerIndex(0)));
+}
+
 TEST_F(ChunkForecastTest, SwitchedOffItIsSilent) {
   ChunkForecast off(usage_, kUsed, false);
   forward(512, [](uint32_t) { return 1.0; });

@@ -9,8 +9,10 @@ namespace {
 // A model opened with few slots, and a Lookahead of the test's own beside the runtime's.
 class LookaheadTest : public ::testing::Test {
  protected:
-  void open(Prefetch prefetch) {
+  void open(Prefetch prefetch, const char* io_fault = "") {
     RuntimeOptions options = test_options(model_file("micro-qwen3moe-q4_k_m.gguf"));
+    options.prefetch = Prefetch::kOff;  // of the runtime's own
+    options.io_fault = io_fault;
     options.process_bytes = 64ull << 20;
     options.ram_bytes = 93ull << 20;
     model_ = open_model(options);
@@ -25,22 +27,44 @@ class LookaheadTest : public ::testing::Test {
 
   // One step: a guess at layer 1, then its event, with calls that prove the guess right or wrong.
   void step(bool right) {
-    Runtime& runtime = *model_->runtime;
-    const ModelSpec& spec = runtime.spec();
+    draw();
+    look(kLayer);
+    visit(kLayer, right);
+  }
+
+  // A token: every layer is looked at from the one before, and visited, with one stream for all.
+  void pass(uint32_t n_layers, bool right) {
+    draw();
+    for (uint32_t l = 0; l < n_layers; ++l) {
+      look(LayerIndex(l));
+      visit(LayerIndex(l), right);
+    }
+  }
+
+  void draw() {
     for (float& x : x_) x = static_cast<float>(rng_.uniform()) - 0.5f;
     ++steps_;
-    if (lookahead_->wants(kLayer, 1)) {
-      ++guesses_;
-      lookahead_->guess(kLayer, runtime.weights().layers[kLayer.value], x_.data(), 1);
-    }
-    const std::vector<ExpertId> guess = guess_of(x_);
+  }
+  void look(LayerIndex next) {
+    const auto weights = std::span(model_->runtime->weights().layers).subspan(next.value);
+    guesses_before_ = named(next);
+    lookahead_->look(next, weights, x_.data(), 1);
+  }
+  uint64_t named(LayerIndex layer) const { return lookahead_->layers()[layer.value].guesses; }
+
+  // The layer's event; it calls what its router makes of the stream, or nothing of that.
+  void visit(LayerIndex layer, bool right) {
+    Runtime& runtime = *model_->runtime;
+    const ModelSpec& spec = runtime.spec();
+    const std::vector<ExpertId> guess = guess_of(layer);
     std::vector<ExpertCall> calls;
     for (uint32_t e = 0; e < spec.router.n_experts && calls.size() < spec.router.n_used; ++e) {
       const bool guessed = std::find(guess.begin(), guess.end(), ExpertId(e)) != guess.end();
       if (guessed == right) calls.push_back({ExpertId(e), 1});
     }
-    lookahead_->learn(kLayer, calls);
-    runtime.tier().begin(kLayer, calls, Phase::kDecode);
+    runtime.tier().begin(layer, calls, Phase::kDecode);
+    lookahead_->learn(layer, calls);
+    guesses_ += named(layer) > guesses_before_ ? 1 : 0;
     while (true) {
       const auto pinned = runtime.tier().next();
       ASSERT_TRUE(pinned);
@@ -49,14 +73,14 @@ class LookaheadTest : public ::testing::Test {
     runtime.tier().end();
   }
 
-  // What the layer's own router makes of x, computed apart from the code under test.
-  std::vector<ExpertId> guess_of(const std::vector<float>& x) {
+  // What the layer's own router makes of the stream, computed apart from the code under test.
+  std::vector<ExpertId> guess_of(LayerIndex layer) {
     Runtime& runtime = *model_->runtime;
     const ModelSpec& spec = runtime.spec();
-    const LayerWeights& weights = runtime.weights().layers[kLayer.value];
+    const LayerWeights& weights = runtime.weights().layers[layer.value];
     std::vector<float> normed(spec.hidden), logits(spec.router.n_experts);
     const Kernels& kernels = runtime.kernels();
-    kernels.rms_norm(x.data(), weights.ffn_norm, spec.hidden, spec.norm_eps, normed.data());
+    kernels.rms_norm(x_.data(), weights.ffn_norm, spec.hidden, spec.norm_eps, normed.data());
     HostArena memory = *HostArena::create(
         "test", ActivationCache::memory_bytes(1, spec.hidden) + 64, model_->notices);
     ActivationCache forms(memory.take(ActivationCache::memory_bytes(1, spec.hidden), 64), 1,
@@ -76,6 +100,7 @@ class LookaheadTest : public ::testing::Test {
   std::vector<float> x_;
   Rng rng_{7};
   uint32_t steps_ = 0, guesses_ = 0;
+  uint64_t guesses_before_ = 0;
 };
 
 TEST_F(LookaheadTest, RightGuessesAreReadAndUseful) {
@@ -126,8 +151,56 @@ TEST_F(LookaheadTest, AlwaysReadsEvenWhatFails) {
 
 TEST_F(LookaheadTest, WideStepsAreNotGuessed) {
   open(Prefetch::kAlways);
-  EXPECT_TRUE(lookahead_->wants(kLayer, Lookahead::kRowsMax));
-  EXPECT_FALSE(lookahead_->wants(kLayer, Lookahead::kRowsMax + 1));
+  const LayerWeights& weights = model_->runtime->weights().layers[kLayer.value];
+  const size_t hidden = model_->runtime->spec().hidden;
+  const std::vector<float> x((Lookahead::kRowsMax + 1) * hidden, 0.5f);
+  lookahead_->look(kLayer, {&weights, 1}, x.data(), Lookahead::kRowsMax + 1);
+  EXPECT_EQ(model_->runtime->tier().counters().prefetches, 0u);
+  lookahead_->look(kLayer, {&weights, 1}, x.data(), Lookahead::kRowsMax);
+  EXPECT_GT(model_->runtime->tier().counters().prefetches, 0u);
+}
+
+// The drive answers late: right guesses are made earlier, as far as there are layers. Then it
+// answers at once, and the horizon comes back.
+TEST_F(LookaheadTest, LateGuessesMoveTheHorizonOut) {
+  open(Prefetch::kAuto, "delay=2ms");
+  const uint32_t n_layers = static_cast<uint32_t>(model_->runtime->weights().layers.size());
+  ASSERT_GE(n_layers, 3u);
+  for (int i = 0; i < 100; ++i) pass(n_layers, true);
+  EXPECT_GE(lookahead_->horizon(), 2u);
+  const LayerForesight& from_afar = lookahead_->layers(2)[2];
+  EXPECT_GT(from_afar.guesses, 0u);
+  EXPECT_EQ(from_afar.guessed_hits, from_afar.guesses);
+}
+
+TEST(RecentPaybackTest, BreaksEvenWhereTheLossIsTheGain) {
+  RecentPayback payback;
+  payback.add({.right = 8, .wrong = 8, .saved_ns = 8000, .lost_ns = 800});
+  EXPECT_EQ(payback.break_even(), 0);  // little is known
+  payback.add({.right = 60, .wrong = 60, .saved_ns = 60'000, .lost_ns = 180'000});
+  EXPECT_GT(payback.break_even(), 0.7f);
+  EXPECT_LT(payback.break_even(), 0.76f);  // saves 1, loses 3
+  payback.add({.right = 600, .wrong = 600, .saved_ns = 600'000, .lost_ns = 180'000});
+  EXPECT_LT(payback.break_even(), 0.2f);  // of late nothing is lost
+}
+
+// Four of five guesses are right, but a drive that answers after 2 ms has done nothing of a right
+// one when it is called, and holds up the called ones with the wrong one.
+TEST_F(LookaheadTest, GuessesThatDontPayAreNotRead) {
+  open(Prefetch::kAuto, "delay=2ms");
+  const TierCounters& counters = model_->runtime->tier().counters();
+  for (int i = 0; i < 300; ++i) step(i % 5 != 0);
+  const uint64_t before = counters.prefetches;
+  EXPECT_GT(before, 0u);
+  for (int i = 0; i < 100; ++i) step(i % 5 != 0);
+  EXPECT_LE(counters.prefetches - before, 5u);
+}
+
+TEST_F(LookaheadTest, WrongGuessesLeaveTheHorizonAlone) {
+  open(Prefetch::kAuto, "delay=2ms");
+  const uint32_t n_layers = static_cast<uint32_t>(model_->runtime->weights().layers.size());
+  for (int i = 0; i < 40; ++i) pass(n_layers, false);
+  EXPECT_EQ(lookahead_->horizon(), 1u);
 }
 
 }  // namespace

@@ -129,7 +129,7 @@ TEST_F(RouteReplayTest, AForwardThatFailedUsedUpNothing) {
   replay->begin_forward(2, model_->notices);  // after an error
   replay->end_forward();
   EXPECT_EQ(replay->rows_replayed(), 2u);
-  EXPECT_EQ(replay->foretold(LayerIndex(1), 0, 1), ExpertId(trace.calls(2, 1)[1]));
+  EXPECT_EQ(replay->foretold(LayerIndex(1), 0, 1, 1), ExpertId(trace.calls(2, 1)[1]));
 }
 
 // The arithmetic of a paced measurement rests on this: bytes that a run reads on demand are those
