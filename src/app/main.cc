@@ -42,6 +42,7 @@ int main(int argc, char** argv) {
   offstage::add_trace_command(app, command);
   offstage::add_bench_command(app, command);
   offstage::add_pack_command(app, command);
+  offstage::add_plan_command(app, command);
   try {
     app.parse(rewrite_spellings(argc, argv));
   } catch (const CLI::ParseError& error) {

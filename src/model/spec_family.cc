@@ -48,6 +48,7 @@ constexpr std::array kFamilies = {
         .score = RouterScore::kSoftmaxOfChosen,
         .router_bias = true,
         .expert_bias = true,
+        .vocabulary = VocabularyCounts::kOutput,
     },
     Family{
         .architecture = "glm4moe",
@@ -57,6 +58,7 @@ constexpr std::array kFamilies = {
         .score = RouterScore::kSigmoid,
         .selection_bias = Has::kYes,
         .shared_expert = true,
+        .vocabulary = VocabularyCounts::kNeither,
     },
     Family{
         .architecture = "granitemoe",
@@ -72,6 +74,7 @@ constexpr std::array kFamilies = {
         .score = RouterScore::kSigmoid,
         .normalise_weights = true,
         .selection_bias = Has::kYes,
+        .vocabulary = VocabularyCounts::kOutput,
     },
     Family{
         // Trained with SparseMixer; its files are run with a plain softmax by everybody.
@@ -89,6 +92,7 @@ constexpr std::array kFamilies = {
         .mla = true,
         .selection_bias = Has::kIfPresent,
         .shared_expert = true,
+        .vocabulary = VocabularyCounts::kOutput,
     },
 };
 

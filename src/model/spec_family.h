@@ -8,6 +8,11 @@
 
 namespace offstage {
 
+// Which of the two matrices of the vocabulary a family's makers count among the parameters that a
+// token activates. (Table 1 of arXiv 2401.04088, 2508.10925, 2412.19437 and 2508.06471 each do it
+// their own way; a figure is only worth something if it can be held against theirs.)
+enum class VocabularyCounts { kBoth, kOutput, kNeither };
+
 enum class Has { kNo, kYes, kIfPresent };  // kIfPresent: the first block that could tells
 
 struct Family {
@@ -31,6 +36,7 @@ struct Family {
   bool shared_expert = false;  // of a width the file states
   bool shared_gate = false;
   bool output_bias = false;
+  VocabularyCounts vocabulary = VocabularyCounts::kBoth;
   bool scales = false;  // embedding, residual, attention and logits are scaled as the file says
 };
 

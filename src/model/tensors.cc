@@ -5,6 +5,8 @@
 #include <optional>
 #include <unordered_set>
 
+#include "model/spec_family.h"
+
 namespace offstage {
 namespace {
 
@@ -322,6 +324,18 @@ std::vector<const GgufTensor*> ModelTensors::vectors() const {
   }
   std::erase(all, nullptr);
   return all;
+}
+
+uint64_t active_params(const ModelSpec& spec, const ModelTensors& tensors) {
+  uint64_t params = 0;
+  for (const GgufTensor* tensor : tensors.dense()) params += tensor->elements();
+  const Family* family = find_family(spec.architecture);
+  const VocabularyCounts counts = family == nullptr ? VocabularyCounts::kBoth : family->vocabulary;
+  const bool tied = tensors.output == tensors.embedding;
+  if (counts != VocabularyCounts::kBoth && !tied) params -= tensors.embedding->elements();
+  if (counts == VocabularyCounts::kNeither) params -= tensors.output->elements();
+  const uint64_t expert = 3 * uint64_t{spec.hidden} * spec.expert_ffn * spec.router.n_used;
+  return params + expert * spec.n_moe_layers();
 }
 
 }  // namespace offstage

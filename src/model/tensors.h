@@ -94,4 +94,8 @@ struct ModelTensors {
   static Result<ModelTensors> from_gguf(const GgufModel& gguf, ModelSpec& spec);
 };
 
+// Parameters that one token activates: the dense ones once, n_used of n_experts, and of embedding
+// and output matrix those that the family's makers count (VocabularyCounts).
+uint64_t active_params(const ModelSpec& spec, const ModelTensors& tensors);
+
 }  // namespace offstage

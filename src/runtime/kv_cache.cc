@@ -4,6 +4,18 @@
 
 namespace offstage {
 
+Status check_kv_types(const ModelSpec& spec, KvType k_type, KvType v_type) {
+  const AttentionSpec& attention = spec.attention;
+  const auto fits = [](KvType type, uint32_t head_dim) {
+    return type != KvType::kQ8_0 || head_dim % 32 == 0;
+  };
+  if (fits(k_type, attention.head_dim_k) && fits(v_type, attention.head_dim_v)) return {};
+  return make_error(ErrorCode::kUnsupported,
+                    "a q8_0 KV cache needs heads of a multiple of 32; this model's are {} (K) and "
+                    "{} (V)",
+                    attention.head_dim_k, attention.head_dim_v);
+}
+
 KvCache::Shape KvCache::shape_of(const ModelSpec& spec, KvType k_type, KvType v_type) {
   const AttentionSpec& attention = spec.attention;
   const bool v_in_k = attention.mla.kv_rank != 0;

@@ -19,6 +19,9 @@
 
 namespace offstage {
 
+// kUnsupported for a q8_0 cache of heads that aren't whole blocks of 32.
+Status check_kv_types(const ModelSpec& spec, KvType k_type, KvType v_type);
+
 class KvCache {
  public:
   struct Shape {

@@ -126,13 +126,6 @@ uint64_t ModelFile::total_params() const {
   return params;
 }
 
-uint64_t ModelFile::active_params() const {
-  uint64_t params = 0;
-  for (const GgufTensor* tensor : tensors.dense()) params += tensor->elements();
-  // An embedding that isn't also the output is looked up, not multiplied.
-  if (tensors.output != tensors.embedding) params -= tensors.embedding->elements();
-  const uint64_t expert = 3 * uint64_t{spec.hidden} * spec.expert_ffn * spec.router.n_used;
-  return params + expert * spec.n_moe_layers();
-}
+uint64_t ModelFile::active_params() const { return offstage::active_params(spec, tensors); }
 
 }  // namespace offstage

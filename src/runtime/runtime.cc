@@ -94,15 +94,7 @@ Status Runtime::check_kv_types(Notices& notices) const {
     notices.add("kv",
                 "this model's values are a part of its keys: -ctk is the type of both, -ctv has "
                 "no effect");
-  const auto fits = [](KvType type, uint32_t head_dim) {
-    return type != KvType::kQ8_0 || head_dim % 32 == 0;
-  };
-  if (fits(options_.k_type, attention.head_dim_k) && fits(options_.v_type, attention.head_dim_v))
-    return {};
-  return make_error(ErrorCode::kUnsupported,
-                    "a q8_0 KV cache needs heads of a multiple of 32; this model's are {} (K) and "
-                    "{} (V)",
-                    attention.head_dim_k, attention.head_dim_v);
+  return offstage::check_kv_types(spec(), options_.k_type, options_.v_type);
 }
 
 Status Runtime::start_trace(Notices& notices) {

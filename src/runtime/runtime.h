@@ -57,7 +57,7 @@ struct ModelFile {
   std::vector<std::string> paths() const;    // by shard, then the store's by drive
   std::vector<uint64_t> file_bytes() const;  // by shard
   uint64_t total_params() const;
-  uint64_t active_params() const;  // per token: dense once, n_used of n_experts
+  uint64_t active_params() const;  // per token (model/tensors.h)
 };
 
 class Runtime {

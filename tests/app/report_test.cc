@@ -259,7 +259,7 @@ TEST_F(ReportTest, TheReadmeDocumentsEveryName) {
   std::ifstream file(std::string(OFFSTAGE_TEST_DATA) + "/../../README.md");
   const std::string readme((std::istreambuf_iterator<char>(file)), {});
   for (const char* schema :
-       {"run", "bench", "token", "eval", "tokenize", "inspect", "trace_record", "report"}) {
+       {"run", "bench", "token", "eval", "tokenize", "inspect", "trace_record", "report", "plan"}) {
     const SchemaCheck check(std::string(schema) + ".json");
     EXPECT_NE(readme.find(check.schema()["title"].get<std::string>()), std::string::npos);
     for (const auto& [name, part] : check.schema()["properties"].items())
