@@ -19,7 +19,7 @@ LAYERS = {
     "io": ["src/base"],
     "cpu": ["src/base"],
     "gpu": ["src/base"],
-    "cache": ["src/base", "io", "cpu"],
+    "cache": ["src/base", "io", "cpu", "gpu"],
     "src/model": ["src/base", "io"],
     "src/runtime": ["src/base", "io", "cpu", "gpu", "cache", "src/model"],
     "src/plan": ["src/base", "io", "cpu", "gpu", "cache", "src/model", "src/runtime"],

@@ -31,6 +31,13 @@ bool has_matvec(TensorType type);
 // unquantised weights.
 uint64_t activation_row_bytes(TensorType weights, uint32_t k);
 
+// *entry ← slot: a change of a table of slots, in the order of the stream.
+struct SetSlotArgs {
+  const std::byte** entry = nullptr;
+  const std::byte* slot = nullptr;
+};
+CallStatus set_slot(StreamHandle stream, const SetSlotArgs& args);
+
 // x [n_rows][k] → rows of activations for `weights`, a quantised format; k a multiple of its block.
 struct QuantiseArgs {
   TensorType weights = TensorType::kQ8_0;

@@ -71,6 +71,10 @@ __global__ void combine_rows(CombineArgs args) {
   *x = fused(args.scale, sum, *x);
 }
 
+__global__ void set_one_slot(SetSlotArgs args) {
+  if (threadIdx.x == 0) *args.entry = args.slot;
+}
+
 __global__ void read_words(ReadArgs args) {
   const uint64_t thread = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
   uint32_t seen = 0;
@@ -82,6 +86,10 @@ __global__ void read_words(ReadArgs args) {
 }
 
 }  // namespace
+
+CallStatus set_slot(StreamHandle stream, const SetSlotArgs& args) {
+  return OFFSTAGE_LAUNCH("set_slot", set_one_slot, 1, kWarp, stream, args);
+}
 
 CallStatus read_all(StreamHandle stream, const ReadArgs& args) {
   return OFFSTAGE_LAUNCH("read_all", read_words, kReadWords / kThreads, kThreads, stream, args);

@@ -115,6 +115,26 @@ TEST_F(DeviceRows, ExpertsAreAddedInRouterOrder) {
   expect_same(expected, rows.take(), "combined");
 }
 
+TEST_F(DeviceRows, ATablesEntryChanges) {
+  Array<uint32_t> slot(size_t{4});
+  Array<const std::byte*> table(std::vector<const std::byte*>(3));
+  const auto* at = reinterpret_cast<const std::byte*>(slot.at());
+  gpu_rig::finish(gpu::set_slot(gpu_rig::stream(), {table.at() + 1, at}));
+  EXPECT_EQ(table.take(), (std::vector<const std::byte*>{nullptr, at, nullptr}));
+}
+
+TEST_F(DeviceRows, PlainLoadsTouchEveryWord) {
+  std::vector<uint32_t> words(4 * 1001);
+  uint32_t expected = 0;
+  for (uint32_t& word : words) expected ^= word = static_cast<uint32_t>(rng_.next_u64());
+  Array<uint32_t> data(words), seen(gpu::kReadWords);
+  gpu_rig::finish(gpu::read_all(gpu_rig::stream(), {reinterpret_cast<const std::byte*>(data.at()),
+                                                    words.size() * sizeof(uint32_t), seen.at()}));
+  uint32_t actual = 0;
+  for (const uint32_t word : seen.take()) actual ^= word;
+  EXPECT_EQ(actual, expected);
+}
+
 struct RouterCase {
   const char* name;
   RouterSpec spec;
