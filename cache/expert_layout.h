@@ -17,6 +17,7 @@
 #include "base/types.h"
 #include "io/extent.h"
 #include "io/hash_index.h"
+#include "io/store.h"
 
 namespace offstage {
 
@@ -40,6 +41,11 @@ struct ExpertTensorFacts {
 };
 
 using ExpertLayerFacts = std::array<ExpertTensorFacts, kExpertMatrices>;
+
+// From where experts lie in the GGUF to where they lie in a store, whose files are the engine's
+// from `first_file` on. The store's pieces are the experts, layer by layer, each's three matrices.
+void place_in_store(std::vector<ExpertLayerFacts>& layers, uint32_t n_experts,
+                    const StoreLayout& store, size_t first_file);
 
 class ExpertLayout {
  public:

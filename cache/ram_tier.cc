@@ -226,15 +226,20 @@ void RamTier::hand_out() {
   for (const ReadyExpert& expert : handed_) parts_.pool.pin(expert.slot);
 }
 
-Status RamTier::absorb(std::span<const ReadDone> done) {
-  if (done.empty()) return {};
-  const CauseScope scope(parts_.timer, Cause::kHash);
+void RamTier::hash_all(std::span<const ReadDone> done) {
+  if (parts_.hash) return parts_.hash(done, std::span(hashes_).first(done.size()));
   parts_.workers.parallel_for(static_cast<uint32_t>(done.size()), 1,
                               [&](uint32_t begin, uint32_t end, uint32_t) {
                                 for (uint32_t i = begin; i < end; ++i)
                                   if (done[i].status)
                                     hashes_[i] = hash_piece({done[i].data, done[i].extent.bytes});
                               });
+}
+
+Status RamTier::absorb(std::span<const ReadDone> done) {
+  if (done.empty()) return {};
+  const CauseScope scope(parts_.timer, Cause::kHash);
+  hash_all(done);
   Status first_error;
   for (size_t i = 0; i < done.size(); ++i) {
     --matrices_in_flight_;

@@ -122,6 +122,9 @@ struct RamTierParts {
   std::vector<std::string> paths;  // by Extent::file, for messages
   uint32_t reads_max = 64;         // matrices in flight
   Trace* trace = nullptr;          // told what is missing, what arrives and what is waited for
+  // Hashes reads that arrived together, one each; empty: hash_piece() of their bytes, by the
+  // workers. A forecast, which has no bytes, says here what it costs.
+  std::function<void(std::span<const ReadDone>, std::span<PieceHash>)> hash = {};
 };
 
 class RamTier {
@@ -190,6 +193,7 @@ class RamTier {
   void trace_miss(ExpertId expert);  // on the drives of its gate matrix
   void trace_arrival(const ReadDone& done);
   Status absorb(std::span<const ReadDone> done);
+  void hash_all(std::span<const ReadDone> done);
   Status judge(const ReadDone& done, PieceHash hash);
   void release_quarantined();
   void unpin(std::span<const ReadyExpert> experts);

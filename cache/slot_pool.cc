@@ -1,5 +1,6 @@
 #include "cache/slot_pool.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "base/check.h"
@@ -12,7 +13,18 @@ namespace {
 }  // namespace
 
 Result<SlotPool> SlotPool::create(const SlotPlan& plan, Notices& notices) {
-  OFFSTAGE_TRY(HostArena arena, HostArena::create("expert slots", plan.bytes(), notices));
+  return create(plan, false, notices);
+}
+
+Result<SlotPool> SlotPool::create_shared(const SlotPlan& plan, Notices& notices) {
+  return create(plan, true, notices);
+}
+
+Result<SlotPool> SlotPool::create(const SlotPlan& plan, bool shared, Notices& notices) {
+  uint64_t bytes = 0;
+  for (const SlotClassPlan& c : plan.classes)
+    bytes += c.slot_bytes * (shared ? std::min(c.n_slots, 1u) : c.n_slots);
+  OFFSTAGE_TRY(HostArena arena, HostArena::create("expert slots", bytes, notices));
   SlotPool pool(std::move(arena));
   for (uint32_t c = 0; c < plan.classes.size(); ++c) {
     const SlotClassPlan& class_plan = plan.classes[c];
@@ -21,7 +33,8 @@ Result<SlotPool> SlotPool::create(const SlotPlan& plan, Notices& notices) {
     const uint32_t first = pool.size();
     for (uint32_t i = 0; i < class_plan.n_slots; ++i) {
       Slot slot;
-      slot.memory = pool.arena_.take(class_plan.slot_bytes, kSectorBytes);
+      slot.memory = shared && i != 0 ? pool.slots_.back().memory
+                                     : pool.arena_.take(class_plan.slot_bytes, kSectorBytes);
       slot.slot_class = c;
       pool.slots_.push_back(slot);
     }

@@ -40,6 +40,9 @@ struct Slot {
 class SlotPool {
  public:
   static Result<SlotPool> create(const SlotPlan& plan, Notices& notices);
+  // For simulated drives without contents: all slots of a class share one's memory, since nobody
+  // writes or reads it. So a forecast needs no more memory for a machine of a terabyte.
+  static Result<SlotPool> create_shared(const SlotPlan& plan, Notices& notices);
 
   std::optional<SlotIndex> take_empty(uint32_t slot_class);  // stays EMPTY until begin_read
   void begin_read(SlotIndex index, LayerIndex layer, ExpertId expert);
@@ -59,6 +62,7 @@ class SlotPool {
   std::span<std::byte> memory() const { return {arena_.data(), arena_.size_bytes()}; }
 
  private:
+  static Result<SlotPool> create(const SlotPlan& plan, bool shared, Notices& notices);
   explicit SlotPool(HostArena arena) : arena_(std::move(arena)) {}
   HostArena arena_;
   std::vector<Slot> slots_;

@@ -28,9 +28,9 @@
 #include "cache/ram_tier.h"
 #include "model/spec.h"
 #include "runtime/compute.h"
+#include "runtime/foresight.h"
 #include "runtime/gate_guess.h"
 #include "runtime/options.h"
-#include "runtime/route_replay.h"
 #include "runtime/weights.h"
 
 namespace offstage {
@@ -82,7 +82,7 @@ class Lookahead {
             Prefetch prefetch);
   // From now on guesses are what the oracle foretells; whoever measures prefetching apart from the
   // gate's merit wants that.
-  void set_oracle(const RouteReplay* oracle) { oracle_ = oracle; }
+  void set_oracle(const Foresight* oracle) { oracle_ = oracle; }
 
   // `next`, counted among the layers with experts, is the layer to be reached next; `weights` are
   // its own and those of the layers after it. Guesses the calls of as many layers as the horizon
@@ -132,7 +132,7 @@ class Lookahead {
   CauseTimer& timer_;
   Prefetch prefetch_;
   GateGuess gate_;
-  const RouteReplay* oracle_ = nullptr;
+  const Foresight* oracle_ = nullptr;
   uint32_t n_layers_;
 
   uint32_t horizon_ = 1;

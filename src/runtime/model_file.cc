@@ -2,28 +2,6 @@
 #include "runtime/runtime.h"
 
 namespace offstage {
-namespace {
-
-// From where the experts lie in the GGUF to where they lie in the store: its files come after the
-// GGUF's, and a layer's experts follow each other at one distance.
-void place_in_store(std::vector<ExpertLayerFacts>& layers, uint32_t n_experts,
-                    const StoreLayout& store, size_t first_file) {
-  size_t piece = 0;
-  for (ExpertLayerFacts& layer : layers) {
-    const size_t next_expert = piece + (n_experts == 1 ? 0 : kExpertMatrices);
-    for (uint32_t m = 0; m < kExpertMatrices; ++m) {
-      const Extent& first = store.extents[piece + m];
-      layer[m].file = static_cast<uint32_t>(first_file) + first.file;
-      layer[m].offset = first.offset;
-      layer[m].stride_bytes = store.extents[next_expert + m].offset - first.offset;
-      layer[m].stripe_bytes = first.stripe_bytes;
-    }
-    piece += size_t{n_experts} * kExpertMatrices;
-  }
-}
-
-}  // namespace
-
 Result<std::unique_ptr<ModelFile>> ModelFile::open(const std::string& path,
                                                    const std::vector<std::string>& drives) {
   auto file = std::make_unique<ModelFile>();

@@ -15,11 +15,12 @@
 #include "base/result.h"
 #include "base/types.h"
 #include "cache/route_log.h"
+#include "runtime/foresight.h"
 #include "runtime/router.h"
 
 namespace offstage {
 
-class RouteReplay {
+class RouteReplay final : public Foresight {
  public:
   // A trace of ours or a .npz, of as many layers and experts as the model has (kInvalidArgument
   // otherwise; else the errors of read_routes). `oracle_recall`: see foretold().
@@ -45,7 +46,7 @@ class RouteReplay {
   // same ones in every run: it knows a share of recall^ahead, and what it knew from afar it knows
   // when nearer.
   std::optional<ExpertId> foretold(LayerIndex layer, uint32_t row, uint32_t rank,
-                                   uint32_t ahead) const;
+                                   uint32_t ahead) const override;
 
  private:
   RouteReplay(std::string path, RouteLog trace, std::optional<double> oracle_recall)

@@ -1,7 +1,6 @@
 #include "runtime/runtime.h"
 
 #include <algorithm>
-#include <numeric>
 
 #include "base/check.h"
 #include "base/process_memory.h"
@@ -9,14 +8,10 @@
 #include "io/fault.h"
 #include "model/vocabulary.h"
 #include "runtime/start_probe.h"
+#include "runtime/tier_limits.h"
 
 namespace offstage {
 namespace {
-// Matrices the tier may have in flight: what a drive reads during one layer's attention over a
-// prompt's chunk, and never so much that one of 10 MB/s would miss the deadline of its last read.
-constexpr uint32_t kReadsMin = 64, kReadsMax = 512;
-constexpr uint64_t kBytesInFlight = 128ull << 20;
-constexpr uint32_t kPrefetchShare = 4;
 // Workers' shares in jobs, of all workers together, where reads are recorded.
 constexpr size_t kSpansKept = 1 << 16;
 // Tokens whose routing is kept where layers are recorded. To replay them at one size costs a look
@@ -180,14 +175,13 @@ Status Runtime::open_drive(HostArena& dense_arena, Notices& notices) {
   io.buffers = {slots_->memory(), {dense_arena.data(), dense_arena.size_bytes()}};
   OFFSTAGE_TRY(engine_, open_io_engine(io, notices));
   OFFSTAGE_TRY_VOID(add_faults_and_pace(notices));
-  // A demand read finds at most this many blocks of guesses before it at the drive.
   ReadSchedulerOptions scheduling;
   scheduling.drive_of_file = drives_.drive_of_file;
   scheduling.deadline_ns = options_.read_deadline_ns;
   scheduling.block_bytes = drive_.block_bytes;
-  scheduling.prefetch_depth = std::max(1u, drive_.depth / kPrefetchShare);
+  scheduling.prefetch_depth = prefetch_depth(drive_.depth);
   reads_ = std::make_unique<ReadScheduler>(*engine_, file_->paths(), clock_, scheduling,
-                                           2 * reads_max());
+                                           2 * tier_reads_max(*layout_));
   // A long matmul doesn't leave the drive without its next reads.
   workers_->set_between_chunks([reads = reads_.get()] {
     if (reads->unfinished() != 0) reads->reap({}, 0);
@@ -238,13 +232,6 @@ Status Runtime::add_faults_and_pace(Notices& notices) {
 Status Runtime::lock(std::string_view purpose, std::span<std::byte> memory) const {
   if (!options_.mlock || memory.empty()) return {};
   return lock_memory(purpose, memory, plan_.planned_bytes() - plan_.process_bytes);
-}
-
-uint32_t Runtime::reads_max() const {
-  if (layout_->n_classes() == 0) return kReadsMin;
-  const uint64_t matrix_bytes = layout_->class_bytes(0) / kExpertMatrices;
-  return static_cast<uint32_t>(
-      std::clamp<uint64_t>(kBytesInFlight / matrix_bytes, kReadsMin, kReadsMax));
 }
 
 // The newest usage that fits wins by its place: beside the model, then in the cache folder.
@@ -298,8 +285,18 @@ Status Runtime::load(HostArena dense_arena, Notices& notices, const Hooks& hooks
   OFFSTAGE_TRY_VOID(lock("KV", kv_->memory()));
   OFFSTAGE_TRY_VOID(make_cache_policy(notices));
   compute_.emplace(*kernels_, *workers_);
-  RamTierParts tier = {*layout_, plan_.slots, *slots_, *reads_,        *index_,     *workers_,
-                       *policy_, timer_,      notices, file_->paths(), reads_max(), &*trace_};
+  RamTierParts tier = {*layout_,
+                       plan_.slots,
+                       *slots_,
+                       *reads_,
+                       *index_,
+                       *workers_,
+                       *policy_,
+                       timer_,
+                       notices,
+                       file_->paths(),
+                       tier_reads_max(*layout_),
+                       &*trace_};
   tier_ = std::make_unique<RamTier>(std::move(tier));
   lookahead_ = std::make_unique<Lookahead>(spec(), *compute_, *tier_, timer_, options_.prefetch);
   forecast_.emplace(usage_, spec().router.n_used, options_.prefetch != Prefetch::kOff);
@@ -313,27 +310,10 @@ Status Runtime::load(HostArena dense_arena, Notices& notices, const Hooks& hooks
   return {};
 }
 
-// All experts of a layer that keeps all; of another, those that earlier runs called most.
-std::vector<ExpertPlace> Runtime::experts_to_preload() const {
-  std::vector<ExpertPlace> places;
-  const uint32_t n_experts = layout_->n_experts();
-  for (uint32_t l = 0; l < layout_->n_layers(); ++l) {
-    const float* calls = &usage_.calls[size_t{l} * n_experts];
-    const uint32_t kept = plan_.slots.kept_per_layer[l];
-    std::vector<uint32_t> experts(n_experts);
-    std::iota(experts.begin(), experts.end(), 0u);
-    std::stable_sort(experts.begin(), experts.end(),
-                     [&](uint32_t a, uint32_t b) { return calls[a] > calls[b]; });
-    for (uint32_t i = 0; i < kept && (kept == n_experts || calls[experts[i]] > 0); ++i)
-      places.push_back({LayerIndex(l), ExpertId(experts[i])});
-  }
-  return places;
-}
-
 void Runtime::preload(const Hooks& hooks) {
   if (!options_.preload) return;
   const int64_t begin_ns = clock_.now_ns();
-  tier_->preload(experts_to_preload(), hooks.on_preload);
+  tier_->preload(experts_to_preload(*layout_, plan_.slots, usage_), hooks.on_preload);
   const TierCounters& counters = tier_->counters();
   preloaded_ = {counters.preloads, counters.preload_bytes, clock_.now_ns() - begin_ns};
 }

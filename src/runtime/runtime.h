@@ -134,9 +134,7 @@ class Runtime {
   Status add_faults_and_pace(Notices& notices);
   Status make_cache_policy(Notices& notices);
   Status load(HostArena dense_arena, Notices& notices, const Hooks& hooks);
-  uint32_t reads_max() const;
   Status lock(std::string_view purpose, std::span<std::byte> memory) const;
-  std::vector<ExpertPlace> experts_to_preload() const;
   void preload(const Hooks& hooks);
 
   RuntimeOptions options_;
