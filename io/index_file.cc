@@ -147,6 +147,14 @@ Result<IndexContents> decode(const std::string& path, std::span<const std::byte>
   return contents;
 }
 
+// The rename is durable once the folder is; where a file system refuses, the rename still stands.
+void sync_folder(const std::filesystem::path& folder) {
+  const File file(::open(folder.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY));
+  if (file.fd() >= 0) ::fsync(file.fd());
+}
+
+}  // namespace
+
 std::optional<std::string> cache_folder() {
   // A relative $XDG_CACHE_HOME is to be ignored (XDG Base Directory Specification).
   if (const char* xdg = std::getenv("XDG_CACHE_HOME"); xdg != nullptr && xdg[0] == '/')
@@ -155,14 +163,6 @@ std::optional<std::string> cache_folder() {
     return std::string(home) + "/.cache/offstage";
   return std::nullopt;
 }
-
-// The rename is durable once the folder is; where a file system refuses, the rename still stands.
-void sync_folder(const std::filesystem::path& folder) {
-  const File file(::open(folder.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY));
-  if (file.fd() >= 0) ::fsync(file.fd());
-}
-
-}  // namespace
 
 Result<IndexIdentity> identify(const GgufModel& model,
                                std::span<const uint32_t> pieces_per_tensor) {

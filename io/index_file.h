@@ -50,8 +50,12 @@ struct IndexContents {
 // file's size isn't what `model` was opened with.
 Result<IndexIdentity> identify(const GgufModel& model, std::span<const uint32_t> pieces_per_tensor);
 
+// Offstage's part of the user's cache: $XDG_CACHE_HOME or ~/.cache, then offstage/. None without a
+// home.
+std::optional<std::string> cache_folder();
+
 // Places for the index of the model at `model_path`, best first: beside it, and in the user's cache
-// folder ($XDG_CACHE_HOME or ~/.cache, then offstage/) if there is one.
+// folder if there is one.
 std::vector<std::string> index_places(const std::string& model_path);
 
 // The index at `path` if it is whole and fits identity and piece count. Errors: kNotFound (there is

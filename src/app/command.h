@@ -28,5 +28,6 @@ void add_trace_record_command(CLI::App& trace, Command& chosen);  // a part of i
 void add_bench_command(CLI::App& app, Command& chosen);
 void add_pack_command(CLI::App& app, Command& chosen);
 void add_plan_command(CLI::App& app, Command& chosen);
+void add_probe_command(CLI::App& app, Command& chosen);
 
 }  // namespace offstage

@@ -1,14 +1,19 @@
-// offstage plan: what a model needs, and what fits where.
+// offstage plan: what a model needs, what fits where, and what it would do on a machine.
+#include <fmt/ranges.h>
+
+#include <algorithm>
 #include <array>
 #include <memory>
 #include <optional>
 
 #include "app/command.h"
 #include "app/default_model.h"
+#include "app/plan_forecast.h"
 #include "app/plan_report.h"
 #include "app/run_report.h"
 #include "app/terminal.h"
 #include "base/units.h"
+#include "cache/eviction.h"
 #include "plan/hf_config.h"
 #include "runtime/kv_cache.h"
 
@@ -19,10 +24,11 @@ constexpr std::array kRamDefault = {8ull, 16ull, 32ull, 64ull, 128ull, 256ull, 5
 
 struct PlanFlags {
   std::string model, shape, hf_config, quant;
-  std::string cache_type_k = "f16", cache_type_v = "f16";
-  std::vector<std::string> drives, ram;
+  std::string cache_type_k = "f16", cache_type_v = "f16", cache_policy = "auto";
+  std::vector<std::string> ram;
   uint32_t context = 4096, sequences = 1;
   bool shapes = false, json = false;
+  ForecastFlags forecast;
 };
 
 Result<KvType> kv_type(const char* flag, const std::string& text) {
@@ -37,6 +43,7 @@ Result<RuntimeOptions> runtime_options(const PlanFlags& flags) {
   RuntimeOptions options;
   options.context = flags.context;
   options.n_sequences = flags.sequences;
+  options.cache_policy = flags.cache_policy;
   OFFSTAGE_TRY(options.k_type, kv_type("-ctk", flags.cache_type_k));
   OFFSTAGE_TRY(options.v_type, kv_type("-ctv", flags.cache_type_v));
   return options;
@@ -49,6 +56,7 @@ Result<std::vector<uint64_t>> ram_list(const PlanFlags& flags) {
   }
   if (list.empty())
     for (const uint64_t gib : kRamDefault) list.push_back(gib << 30);
+  std::sort(list.begin(), list.end());
   return list;
 }
 
@@ -71,7 +79,7 @@ Result<QuantMix> quant_of(const PlanFlags& flags, const ModelSpec& spec) {
 Result<PlannedModel> open_model(const PlanFlags& flags, std::optional<ModelShape>& shape) {
   if (flags.shape.empty() && flags.hf_config.empty()) {
     OFFSTAGE_TRY(const std::string path, model_or_default(flags.model));
-    OFFSTAGE_TRY(std::shared_ptr<const ModelFile> file, ModelFile::open(path, flags.drives));
+    OFFSTAGE_TRY(std::shared_ptr<const ModelFile> file, ModelFile::open(path));
     if (flags.quant.empty()) return planned_file(std::move(file));
     OFFSTAGE_TRY(const QuantMix mix, quant_of(flags, file->spec));
     return imagine_model(file->spec, file->tensors.output == file->tensors.embedding, mix);
@@ -87,7 +95,7 @@ Result<PlannedModel> open_model(const PlanFlags& flags, std::optional<ModelShape
   return imagine_model(spec, shape->tied_embedding, mix);
 }
 
-Result<PlanReport> make_report(const PlanFlags& flags) {
+Result<PlanReport> make_report(const PlanFlags& flags, Notices& notices) {
   OFFSTAGE_TRY(const RuntimeOptions runtime, runtime_options(flags));
   OFFSTAGE_TRY(const std::vector<uint64_t> ram, ram_list(flags));
   PlanReport report;
@@ -109,7 +117,17 @@ Result<PlanReport> make_report(const PlanFlags& flags) {
     recipes.push_back(model);
   }
   OFFSTAGE_TRY(report.capacity, capacity_table(recipes, ram, runtime));
+  OFFSTAGE_TRY(report.forecast, make_forecast(flags.forecast, model, runtime, ram, notices));
   return report;
+}
+
+Result<int> show_fit(const PlanFlags& flags) {
+  OFFSTAGE_TRY(const RouteFit fit, fit_routing(flags.forecast));
+  if (flags.json)
+    print_json(fit_json(fit));
+  else
+    print_fit(fit);
+  return kExitOk;
 }
 
 Result<int> plan(const PlanFlags& flags) {
@@ -121,11 +139,14 @@ Result<int> plan(const PlanFlags& flags) {
     return kExitOk;
   }
   const int named = !flags.model.empty() + !flags.shape.empty() + !flags.hf_config.empty();
+  if (named == 0 && !flags.forecast.fit_routing.empty()) return show_fit(flags);
   if (named > 1)
     return make_error(ErrorCode::kInvalidArgument,
                       "expected one of -m, --shape and --hf-config, found {} of them", named);
-  const Notices notices;
-  OFFSTAGE_TRY(const PlanReport report, make_report(flags));
+  Notices notices;
+  NoticePrinter printer(notices);
+  OFFSTAGE_TRY(const PlanReport report, make_report(flags, notices));
+  printer.print();
   if (flags.json)
     print_json(plan_json(report, notices));
   else
@@ -137,11 +158,10 @@ Result<int> plan(const PlanFlags& flags) {
 
 void add_plan_command(CLI::App& app, Command& chosen) {
   auto flags = std::make_shared<PlanFlags>();
-  CLI::App* command = app.add_subcommand("plan", "what a model needs, and what fits where");
+  CLI::App* command =
+      app.add_subcommand("plan", "what a model needs, and what it would do on a machine");
   command->add_option("-m,--model", flags->model,
                       "GGUF file, or any one shard of it (default: as `run`)");
-  command->add_option("--drive", flags->drives, "folder of a packed store of it, once per drive")
-      ->allow_extra_args(false);
   command->add_option("--shape", flags->shape, "a published model by name (--shapes lists them)");
   command->add_option("--hf-config", flags->hf_config, "a model's config.json");
   command->add_flag("--shapes", flags->shapes, "list the shapes");
@@ -160,6 +180,11 @@ void add_plan_command(CLI::App& app, Command& chosen) {
       ->capture_default_str();
   command->add_option("--ram", flags->ram, "budgets to look at, such as 16G,32G,64G")
       ->delimiter(',');
+  command
+      ->add_option("--cache-policy", flags->cache_policy,
+                   fmt::format("one of {}", fmt::join(policy_names(), ", ")))
+      ->capture_default_str();
+  flags->forecast.add_to(*command);
   command->add_flag("--json", flags->json, "one JSON object");
   command->callback([flags, &chosen] { chosen = [flags] { return plan(*flags); }; });
 }

@@ -43,6 +43,7 @@ int main(int argc, char** argv) {
   offstage::add_bench_command(app, command);
   offstage::add_pack_command(app, command);
   offstage::add_plan_command(app, command);
+  offstage::add_probe_command(app, command);
   try {
     app.parse(rewrite_spellings(argc, argv));
   } catch (const CLI::ParseError& error) {

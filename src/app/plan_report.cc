@@ -120,18 +120,6 @@ Json nominal_json(const ModelShape& shape) {
           {"active_b", shape.nominal.active_b(shape.n_used)}};
 }
 
-// What a budget gives the model in the recipe asked about. Speeds are null: nothing forecasts them.
-Json cell_json(const Capacity& capacity) {
-  Json json = {{"ram_bytes", capacity.ram_bytes},
-               {"vram_bytes", 0},
-               {"drives", nullptr},
-               {"fit", fit_name(capacity.fit)},
-               {"kept_share", capacity.kept_share}};
-  for (const char* key : {"prefill_tok_s", "decode_tok_s", "token_ms", "hit_rate", "bottleneck"})
-    json[key] = nullptr;
-  return json;
-}
-
 Json capacity_json(const Capacity& capacity) {
   return {{"ram_bytes", capacity.ram_bytes},   {"quant", capacity.quant},
           {"fit", fit_name(capacity.fit)},     {"floor_ram_bytes", capacity.floor_ram_bytes},
@@ -145,6 +133,7 @@ void print_plan(const PlanReport& report) {
   print_kv(report);
   print_quants(report);
   print_capacity(report);
+  print_forecast(report.forecast, report.model);
 }
 
 Json plan_json(const PlanReport& report, const Notices& notices) {
@@ -184,9 +173,7 @@ Json plan_json(const PlanReport& report, const Notices& notices) {
   json["capacity"] = Json::array();
   for (const Capacity& capacity : report.capacity)
     json["capacity"].push_back(capacity_json(capacity));
-  json["cells"] = Json::array();
-  for (const Capacity& capacity : report.capacity)
-    if (capacity.quant == model.quant) json["cells"].push_back(cell_json(capacity));
+  add_forecast_json(report.forecast, json);
   json["fallbacks"] = notices_json(notices);
   return json;
 }

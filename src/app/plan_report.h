@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "app/plan_forecast.h"
 #include "base/notices.h"
 #include "plan/model_shape.h"
 #include "plan/needs.h"
@@ -21,6 +22,7 @@ struct PlanReport {
   KvNeeds kv;
   uint32_t context = 0, sequences = 1;
   std::vector<Capacity> capacity;  // ram × recipe
+  ForecastReport forecast;
 };
 
 void print_plan(const PlanReport& report);

@@ -63,7 +63,7 @@ uint64_t expected_process_bytes(const ModelSpec& spec, uint32_t context) {
 }
 
 Result<MemoryPlan> plan_for(const PlannedModel& model, const RuntimeOptions& options,
-                            uint64_t ram_bytes) {
+                            uint64_t ram_bytes, const PlanningSpeeds& speeds) {
   RuntimeOptions asked = options;
   asked.ram_bytes = ram_bytes;
   Notices notices;  // of a budget that the cgroup lowers: there is none
@@ -74,7 +74,9 @@ Result<MemoryPlan> plan_for(const PlannedModel& model, const RuntimeOptions& opt
                       .resident_now = options.process_bytes.value_or(
                           expected_process_bytes(model.spec, options.context)),
                       .available = ram_bytes,
-                      .cgroup_limit = std::nullopt},
+                      .cgroup_limit = std::nullopt,
+                      .drive_bytes_per_s = speeds.drive_bytes_per_s,
+                      .row_ns = speeds.row_ns},
                      notices);
 }
 

@@ -30,9 +30,14 @@ KvNeeds kv_needs(const ModelSpec& spec, KvType k_type, KvType v_type, uint32_t c
 // measures its own; this is for machines that aren't here.
 uint64_t expected_process_bytes(const ModelSpec& spec, uint32_t context);
 
+// What a run that reads from its drives knows of them when it plans (PlanInputs); 0: not known.
+struct PlanningSpeeds {
+  double drive_bytes_per_s = 0;
+  double row_ns = 0;
+};
 // The plan that a run with these options would make, or refuse (kBudget with the floor).
 Result<MemoryPlan> plan_for(const PlannedModel& model, const RuntimeOptions& options,
-                            uint64_t ram_bytes);
+                            uint64_t ram_bytes, const PlanningSpeeds& speeds = {});
 // The least --ram that these options run with.
 Result<uint64_t> floor_ram_bytes(const PlannedModel& model, const RuntimeOptions& options);
 

@@ -191,14 +191,37 @@ PlannedModel planned_file(std::shared_ptr<const ModelFile> file) {
   model.tied_embedding = file->tensors.output == file->tensors.embedding;
   model.layout = file->expert_layout();
   model.file_bytes = file->file_bytes();
-  if (file->store)
-    model.file_bytes.resize(model.file_bytes.size() + file->store->paths.size(),
-                            file->store->layout.file_bytes);
   model.total_params = file->total_params();
   model.active_params = file->active_params();
   for (const GgufTensor& tensor : file->gguf.tensors()) model.weights_bytes += tensor.bytes;
   model.owner = std::move(file);
   return model;
+}
+
+PlannedModel over_drives(const PlannedModel& model, uint32_t n_drives) {
+  const ExpertLayout& layout = model.layout;
+  if (n_drives <= 1 || layout.n_layers() == 0) return model;
+  std::vector<StorePiece> pieces;
+  std::vector<ExpertLayerFacts> layers(layout.n_layers());
+  for (uint32_t l = 0; l < layout.n_layers(); ++l)
+    for (uint32_t e = 0; e < layout.n_experts(); ++e)
+      for (uint32_t m = 0; m < kExpertMatrices; ++m) {
+        const auto matrix = static_cast<ExpertMatrix>(m);
+        const PieceId id = layout.piece(LayerIndex(l), ExpertId(e), matrix);
+        const uint64_t bytes = layout.extent(LayerIndex(l), ExpertId(e), matrix).bytes;
+        pieces.push_back({id, bytes});
+        layers[l][m].name = layout.tensor_name(LayerIndex(l), matrix);
+        layers[l][m].tensor = id.tensor;
+        layers[l][m].bytes_per_expert = bytes;
+      }
+  const uint64_t n_pieces = pieces.size();
+  const StoreLayout store = lay_out_store({}, n_pieces, std::move(pieces), n_drives);
+  place_in_store(layers, layout.n_experts(), store, 0);
+  PlannedModel striped = model;
+  striped.layout = ExpertLayout(std::move(layers), layout.n_experts());
+  striped.file_bytes.assign(n_drives, store.file_bytes);
+  striped.is_striped = true;
+  return striped;
 }
 
 }  // namespace offstage

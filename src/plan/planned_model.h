@@ -27,6 +27,7 @@ struct PlannedModel {
   ModelTensors tensors;  // into `owner`
   ExpertLayout layout = ExpertLayout({}, 0);
   std::vector<uint64_t> file_bytes;  // by Extent::file
+  bool is_striped = false;           // a file on each drive; else all files are on one
   uint64_t total_params = 0;
   uint64_t active_params = 0;  // per token, counted as its makers do (model/tensors.h)
   uint64_t weights_bytes = 0;  // of all tensors
@@ -41,5 +42,8 @@ struct PlannedModel {
 
 PlannedModel imagine_model(const ModelSpec& spec, bool tied_embedding, QuantMix mix);
 PlannedModel planned_file(std::shared_ptr<const ModelFile> file);
+// The same with its experts in the store that `offstage pack` would make over so many drives; of
+// one drive, or without experts: as it is.
+PlannedModel over_drives(const PlannedModel& model, uint32_t n_drives);
 
 }  // namespace offstage

@@ -27,11 +27,6 @@ uint64_t sum_words(const std::byte* data, size_t bytes) {
   return sum;
 }
 
-size_t last_level_cache_bytes() {
-  const long bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
-  return bytes > 0 ? static_cast<size_t>(bytes) : kCacheFallbackBytes;
-}
-
 // Dense weights once (an embedding that isn't the output too: one row of it), the called experts.
 uint64_t token_weight_bytes(const Runtime& runtime) {
   const ModelFile& file = runtime.file();
@@ -47,6 +42,11 @@ uint64_t token_weight_bytes(const Runtime& runtime) {
 }
 
 }  // namespace
+
+size_t last_level_cache_bytes() {
+  const long bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
+  return bytes > 0 ? static_cast<size_t>(bytes) : kCacheFallbackBytes;
+}
 
 double DriveCeiling::bytes_per_s() const {
   return busy_ns <= 0 ? 0 : static_cast<double>(bytes) * 1e9 / static_cast<double>(busy_ns);

@@ -37,6 +37,9 @@ struct Ceilings {
   double tokens_per_s() const;
 };
 
+// Of this machine, as far as the system tells; else a usual one's.
+size_t last_level_cache_bytes();
+
 struct RamBandwidth {
   double bytes_per_s = 0;
   uint64_t sum = 0;  // of the words read: so that they are

@@ -13,8 +13,6 @@
 namespace offstage {
 namespace {
 
-// Reading the experts four times takes longer than probing from here on.
-constexpr uint64_t kExpertBytesMin = 1ull << 30;
 constexpr uint32_t kProbeDepthMax = 32;
 constexpr uint64_t kProbeMemory = 64ull << 20;
 constexpr uint32_t kReadBytesMax = 4u << 20;
@@ -99,7 +97,7 @@ Status probe_into(DriveChoice& choice, const ModelFile& file, const RuntimeOptio
   std::optional<KeptProfile> kept;
   if (options.probe != Probe::kForce) kept = kept_profile(options.model_path, id, notices);
   const bool is_worth_it =
-      options.probe == Probe::kForce || layout.total_expert_bytes() >= kExpertBytesMin;
+      options.probe == Probe::kForce || layout.total_expert_bytes() >= kProbedExpertBytesMin;
   if (!kept && !is_worth_it) return {};
   // What the engine falls back to is announced when the run's own opens.
   Notices unsaid;

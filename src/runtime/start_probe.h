@@ -16,6 +16,9 @@
 
 namespace offstage {
 
+// Models with fewer bytes of experts aren't worth a probe: reading them four times takes longer.
+inline constexpr uint64_t kProbedExpertBytesMin = 1ull << 30;
+
 // Block size and depth from, in this order: the options; the profile that an earlier start kept (of
 // this drive, measured through this engine); a probe of now, which is kept. Whatever fails on the
 // way is a notice, and the defaults hold. Models that are read faster than probed aren't probed

@@ -15,7 +15,24 @@ using testing::Outcome;
 using testing::SchemaCheck;
 
 constexpr const char* kModel = "micro-qwen3moe-q4_k_m";
-using PlanTest = testing::ProgramTest;
+constexpr const char* kProfile = R"({
+  "schema": "offstage.profile/1", "machine": "two cores", "date": "2026-11-22T00:00:00Z",
+  "ram": {"bytes": 25769803776, "read_bytes_per_s": 25e9},
+  "cpu": {"threads": 2, "hash_bytes_per_s": 6e9, "dispatch_ns": 3000, "event_ns": 9000,
+          "token_ns": 60000, "slowdown_beside_reads": 1.15,
+          "kernels": [{"type": "Q4_K", "decode_bytes_per_s": 21e9, "prefill_params_per_s": 45e9}]},
+  "drives": [{"name": "vda", "bytes_per_s": 1.3e9, "latency_ns": 180000, "jitter_ns": 90000,
+              "channels": 32, "block_bytes": 1048576, "depth": 16, "slowest_second": 0,
+              "read_p99_ns": 0}]})";
+
+class PlanTest : public testing::ProgramTest {
+ protected:
+  std::string profile() {
+    const std::string path = folder_ / "machine.json";
+    std::ofstream(path) << kProfile;
+    return path;
+  }
+};
 
 TEST_F(PlanTest, AShapeNeedsWhatItsNameDoesNotSay) {
   const Outcome outcome =
@@ -57,6 +74,70 @@ TEST_F(PlanTest, AFileIsPlannedAsItIs) {
     EXPECT_EQ(json[same], card[same]) << same;
   EXPECT_EQ(json["quant"], "file");
   EXPECT_TRUE(json["weights_bytes"].contains("file"));
+}
+
+TEST_F(PlanTest, AForecastIsOfAMachine) {
+  const std::vector<std::string> asked = {"plan", "-m", model(kModel), "--ram", "512M",
+                                          "-n",   "20", "-p",          "8",     "--json"};
+  const Outcome without = offstage(asked);
+  ASSERT_EQ(without.code, 0) << without.err;
+  EXPECT_THAT(without.err, HasSubstr("offstage probe"));
+  EXPECT_TRUE(without.json()["cells"][0]["decode_tok_s"].is_null());
+  std::vector<std::string> with = asked;
+  with.insert(with.end(), {"--profile", profile(), "--add-drive", "1"});
+  const Outcome outcome = offstage(with);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(SchemaCheck("plan.json").problems(outcome.json()), IsEmpty());
+  EXPECT_THAT(outcome.err, HasSubstr("gpt-oss-20b"));  // whose habits the calls are drawn with
+  const auto cells = outcome.json()["cells"];
+  ASSERT_EQ(cells.size(), 2u);
+  EXPECT_EQ(cells[1]["drives"], 2);
+  EXPECT_GT(cells[0]["decode_tok_s"], 0);
+  EXPECT_EQ(cells[0]["hit_rate"]["ram"], 1);
+  EXPECT_GE(cells[0]["token_ms"]["p99"], cells[0]["token_ms"]["p50"]);
+  EXPECT_EQ(offstage(with).out, outcome.out);  // the same question, the same answer
+}
+
+TEST_F(PlanTest, ARecordingIsForecastAsItIs) {
+  const std::string trace = folder_ / "text.trace";
+  ASSERT_EQ(offstage({"trace", "record", "-m", model(kModel), "--ram", "512M", "-p",
+                      "The prompter calls eight of the actors; the line is 42.", "-c", "32", "-n",
+                      "4", "-o", trace})
+                .code,
+            0);
+  const Outcome outcome =
+      offstage({"plan", "-m", model(kModel), "--ram", "512M", "--profile", profile(), "-n", "9",
+                "-p", "4", "--cold", "--routing", trace, "--json"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(outcome.json()["routing"], trace);
+}
+
+TEST_F(PlanTest, AWishIsAnsweredByAMachine) {
+  const std::string prices = folder_ / "prices.json";
+  std::ofstream(prices) << R"({"ram_per_gib": 3, "drive": 100, "currency": "EUR"})";
+  const Outcome outcome = offstage({"plan", "--shape", "olmoe-1b-7b", "--ram", "2G,8G", "--profile",
+                                    profile(), "-n", "8", "-p", "4", "--cold", "--want", "1 tok/s",
+                                    "--p99", "10s", "--prices", prices, "--json"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto answers = outcome.json()["answers"];
+  ASSERT_EQ(answers.size(), 4u);  // one to four drives
+  EXPECT_EQ(answers[0]["is_enough"], true);
+  EXPECT_EQ(answers[0]["price"], 3.0 * 2 + 100);
+  EXPECT_EQ(
+      offstage({"plan", "--shape", "olmoe-1b-7b", "--want", "fast", "--profile", profile()}).code,
+      2);
+  EXPECT_EQ(offstage({"plan", "--shape", "olmoe-1b-7b", "--want", "1 tok/s"}).code, 1);
+}
+
+TEST_F(PlanTest, AProbeNamesWhatItCannotRead) {
+  const std::string small = folder_ / "small";
+  std::ofstream(small) << "nothing";
+  const Outcome missing = offstage({"probe", "--on", folder_ / "nothing"});
+  EXPECT_EQ(missing.code, 1);
+  EXPECT_THAT(missing.err, HasSubstr("nothing"));
+  const Outcome short_one = offstage({"probe", "--on", small});
+  EXPECT_EQ(short_one.code, 2);
+  EXPECT_THAT(short_one.err, HasSubstr("16.00 MiB"));
 }
 
 TEST_F(PlanTest, SaysWhatItCantDo) {

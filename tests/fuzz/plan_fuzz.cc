@@ -1,10 +1,14 @@
-// Any bytes as a model's config.json: no crash, and a model that is accepted can be sized.
+// Any bytes as a model's config.json or as a hardware profile: no crash; what is read is in range,
+// and a model that is accepted can be sized.
+//
+// The first byte picks which of the two; the rest is the text.
 #include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
 
 #include "base/check.h"
+#include "plan/hardware_profile.h"
 #include "plan/hf_config.h"
 #include "plan/planned_model.h"
 
@@ -28,10 +32,25 @@ void try_config(std::string_view text) {
   CHECK_GE(model.weights_bytes, model.experts_bytes());
 }
 
+void try_profile(std::string_view text) {
+  const auto profile = parse_profile(text, "fuzz.json");
+  if (!profile) return check_error(profile.error(), "fuzz.json");
+  CHECK(!profile->drives.empty());
+  CHECK(!profile->kernels.empty());
+  const auto again = parse_profile(profile_text(*profile), "again");
+  CHECK(again.has_value());
+  CHECK(profile_text(*again) == profile_text(*profile));
+}
+
 }  // namespace
 }  // namespace offstage
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  offstage::try_config({reinterpret_cast<const char*>(data), size});
+  if (size == 0) return 0;
+  const std::string_view text(reinterpret_cast<const char*>(data) + 1, size - 1);
+  if (data[0] % 2 == 0)
+    offstage::try_config(text);
+  else
+    offstage::try_profile(text);
   return 0;
 }

@@ -1,0 +1,42 @@
+// A drive under load for a while: what a moment's probe can't see.
+//
+// In: an engine over a file of the drive, the range to read in, memory. Out: how long a read takes
+// that finds the drive idle, and what the drive gives second after second at a depth (a drive slows
+// down when it gets warm, or when its fast cells are used up). Only reads, at random places; ends
+// after its time or its bytes, whichever comes first. One thread owns the engine meanwhile.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/result.h"
+#include "io/engine.h"
+
+namespace offstage {
+
+struct DriveTrialShape {
+  uint64_t range_begin = 0, range_bytes = 0;  // of file 0, to read in
+  uint32_t block_bytes = 0;
+  uint32_t depth = 1;
+  int64_t time_ns = 1'000'000'000;
+  uint64_t bytes_max = 64ull << 30;
+  uint64_t seed = 1;
+  std::span<std::byte> memory;  // kSectorBytes-aligned, ≥ block_bytes × depth
+};
+
+struct DriveTrial {
+  uint64_t reads = 0;
+  double bytes_per_s = 0;             // over all of it
+  double slowest_second = 0;          // bytes per second of its slowest whole second; 0: too short
+  int64_t least_ns = 0, mean_ns = 0;  // of a read
+  int64_t p50_ns = 0, p99_ns = 0, max_ns = 0;
+};
+
+// Errors: kInvalidArgument (a range or memory smaller than a read), kIo (a read failed), kDeadline
+// (nothing came for a minute). After an error reads may still be with the engine: destroy it before
+// the memory.
+Result<DriveTrial> try_drive(IoEngine& engine, const Clock& clock, const DriveTrialShape& shape);
+
+}  // namespace offstage

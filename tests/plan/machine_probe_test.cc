@@ -1,0 +1,109 @@
+#include "plan/machine_probe.h"
+
+#include <gtest/gtest.h>
+
+#include "base/arena.h"
+#include "base/checked_math.h"
+#include "io/extent.h"
+#include "io/sim.h"
+#include "plan/cpu_trial.h"
+#include "plan/drive_trial.h"
+#include "tests/plan/machine.h"
+
+namespace offstage {
+namespace {
+
+// A drive of known numbers, under the virtual clock.
+class DriveTrialTest : public ::testing::Test {
+ protected:
+  DriveTrialTest()
+      : engine_({.files = {{.bytes = 256u << 20}},
+                 .drives = {{.latency_ns = 100'000, .jitter_ns = 0, .bytes_per_s = 1'000'000'000}},
+                 .depth = 32},
+                clock_) {
+    shape_.range_bytes = 256u << 20;
+    shape_.block_bytes = 64u << 10;
+    shape_.time_ns = 3'000'000'000;
+    shape_.memory = {aligned(), 32 * (64u << 10)};
+  }
+  std::byte* aligned() {
+    return reinterpret_cast<std::byte*>(
+        round_up(reinterpret_cast<uintptr_t>(memory_.data()), kSectorBytes));
+  }
+  ManualClock clock_;
+  SimEngine engine_;
+  std::vector<std::byte> memory_ = std::vector<std::byte>(33 * (64u << 10));
+  DriveTrialShape shape_;
+};
+
+TEST_F(DriveTrialTest, OneAtATimeShowsLatency) {
+  const auto trial = try_drive(engine_, clock_, shape_);
+  ASSERT_TRUE(trial) << trial.error().message;
+  EXPECT_EQ(trial->least_ns, 100'000);
+  EXPECT_EQ(trial->p99_ns, 100'000);
+  EXPECT_NEAR(trial->bytes_per_s, (64 << 10) / 100e-6, 1e6);
+  EXPECT_GE(clock_.now_ns(), shape_.time_ns);
+}
+
+TEST_F(DriveTrialTest, ManyAtATimeShowSpeed) {
+  shape_.depth = 16;
+  const auto trial = try_drive(engine_, clock_, shape_);
+  ASSERT_TRUE(trial) << trial.error().message;
+  EXPECT_NEAR(trial->bytes_per_s, 1e9, 1e7);
+  EXPECT_NEAR(trial->slowest_second, 1e9, 2e7);
+  EXPECT_GT(trial->p50_ns, 900'000);  // fifteen others are before it
+}
+
+TEST_F(DriveTrialTest, EndsWhenItsBytesAreSpent) {
+  shape_.bytes_max = 1u << 20;
+  const auto trial = try_drive(engine_, clock_, shape_);
+  ASSERT_TRUE(trial);
+  EXPECT_EQ(trial->reads, 16u);
+}
+
+TEST_F(DriveTrialTest, RefusesWhatDoesNotFit) {
+  shape_.depth = 64;
+  const auto trial = try_drive(engine_, clock_, shape_);
+  ASSERT_FALSE(trial);
+  EXPECT_EQ(trial.error().code, ErrorCode::kInvalidArgument);
+}
+
+// As small and as short as it gets: every format has its speeds, and the profile is one that is
+// read.
+TEST(CpuTrial, FillsAProfile) {
+  Notices notices;
+  ThreadPool workers(1, notices);
+  const SteadyClock clock;
+  HostArena memory = *HostArena::create("a test", kCpuTrialBytesMin, notices);
+  HardwareProfile profile = testing::small_machine();
+  size_t said = 0;
+  try_cpu({**choose_kernels(""),
+           workers,
+           clock,
+           {memory.data(), memory.size_bytes()},
+           1,
+           [&](size_t done, size_t total) { said = total - done; }},
+          profile, notices);
+  EXPECT_EQ(profile.threads, 1u);
+  EXPECT_EQ(said, 1u);
+  for (const KernelSpeed& kernel : profile.kernels) {
+    EXPECT_GT(kernel.decode_bytes_per_s, 1e6) << tensor_type_traits(kernel.type).name;
+    EXPECT_GT(kernel.prefill_params_per_s, 1e6) << tensor_type_traits(kernel.type).name;
+  }
+  EXPECT_GT(profile.hash_bytes_per_s, 1e6);
+  EXPECT_GT(profile.event_ns, 0);
+  const auto read = parse_profile(profile_text(profile), "written");
+  ASSERT_TRUE(read) << read.error().message;
+  EXPECT_EQ(read->kernels.size(), profile.kernels.size());
+  EXPECT_EQ(read->kernels.size(), 23u);
+}
+
+TEST(MachineProbe, NamesTheFileThatItCannotUse) {
+  Notices notices;
+  const SteadyClock clock;
+  MachineProbeOptions options;
+  EXPECT_EQ(probe_machine(options, clock, notices).error().code, ErrorCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace offstage
