@@ -109,8 +109,10 @@ void add_forecast_json(const ForecastReport& report, Json& json) {
   for (const Cell& cell : report.cells) json["cells"].push_back(cell_json(cell));
   if (report.answers.empty()) return;
   json["answers"] = Json::array();
-  for (const Answer& answer : report.answers)
+  for (const Answer& answer : report.answers) {
+    json["cells"].push_back(cell_json(answer.cell ? *answer.cell : *answer.best));
     json["answers"].push_back(answer_json(report, answer));
+  }
 }
 
 void print_fit(const RouteFit& fit) {
