@@ -214,8 +214,8 @@ PlannedModel over_drives(const PlannedModel& model, uint32_t n_drives) {
         layers[l][m].tensor = id.tensor;
         layers[l][m].bytes_per_expert = bytes;
       }
-  const uint64_t n_pieces = pieces.size();
-  const StoreLayout store = lay_out_store({}, n_pieces, std::move(pieces), n_drives);
+  const uint64_t n_hashes = pieces.size() + model.tensors.dense().size();
+  const StoreLayout store = lay_out_store({}, n_hashes, std::move(pieces), n_drives);
   place_in_store(layers, layout.n_experts(), store, 0);
   PlannedModel striped = model;
   striped.layout = ExpertLayout(std::move(layers), layout.n_experts());

@@ -154,5 +154,19 @@ TEST_F(SlotPoolDeathTest, NoSlotEmptiesWhileReadOrPinned) {
   EXPECT_DEATH(pool().clear(in_state(SlotState::kEmpty)), "CHECK");
 }
 
+// A state each, and one memory a class: for reads that bring no bytes.
+TEST(SharedSlotPool, SlotsOfAClassLieInOnePlace) {
+  SlotPlan plan;
+  plan.classes = {{8192, 1000, 2}, {12288, 0, 0}, {12288, 7, 2}};
+  Notices notices;
+  const auto pool = SlotPool::create_shared(plan, notices);
+  ASSERT_TRUE(pool) << pool.error().message;
+  ASSERT_EQ(pool->size(), 1007u);
+  EXPECT_EQ(pool->memory().size(), 8192u + 12288u);
+  EXPECT_EQ((*pool)[SlotIndex(0)].memory, (*pool)[SlotIndex(999)].memory);
+  EXPECT_EQ((*pool)[SlotIndex(1000)].memory, (*pool)[SlotIndex(0)].memory + 8192);
+  EXPECT_EQ(pool->empty_count(0), 1000u);
+}
+
 }  // namespace
 }  // namespace offstage

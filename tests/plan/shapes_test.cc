@@ -144,5 +144,24 @@ TEST(Shapes, ImaginedTensorsAreThoseOfRealFiles) {
   EXPECT_GT(files, 10u);
 }
 
+// Where `offstage pack` would put every matrix.
+TEST(PlannedModel, SeveralDrivesAreAPackedStore) {
+  std::shared_ptr<const ModelFile> file =
+      *ModelFile::open(std::string(OFFSTAGE_TEST_DATA) + "/models/micro-qwen3moe-q4_k_m.gguf");
+  const StoreLayout store = *file->store_layout(3);
+  const PlannedModel striped = over_drives(planned_file(file), 3);
+  ASSERT_EQ(striped.file_bytes.size(), 3u);
+  const ExpertLayout& layout = striped.layout;
+  size_t piece = 0;
+  for (uint32_t l = 0; l < layout.n_layers(); ++l)
+    for (uint32_t e = 0; e < layout.n_experts(); ++e)
+      for (const auto matrix : {ExpertMatrix::kGate, ExpertMatrix::kUp, ExpertMatrix::kDown})
+        ASSERT_EQ(layout.extent(LayerIndex(l), ExpertId(e), matrix), store.extents[piece++]);
+  EXPECT_EQ(piece, store.extents.size());
+  EXPECT_EQ(striped.file_bytes[2], store.file_bytes);
+  EXPECT_EQ(over_drives(planned_file(file), 1).layout.total_expert_bytes(),
+            layout.total_expert_bytes());
+}
+
 }  // namespace
 }  // namespace offstage
