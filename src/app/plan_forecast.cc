@@ -13,7 +13,7 @@ namespace offstage {
 namespace {
 
 constexpr uint32_t kDrivesWished = 3;  // looked at beside the machine's own, for a wish
-constexpr uint64_t kFitTokens = 6144;
+constexpr uint64_t kFitTokens = 8192;
 
 Result<HardwareProfile> read_profile_of(const std::string& path) {
   OFFSTAGE_TRY(const std::string text, read_text_file(path));

@@ -129,9 +129,10 @@ void print_fit(const RouteFit& fit) {
   const RouteHabits& h = fit.habits;
   fmt::print(
       "popularity {:.4f}, word {:.4f} (exponent {:.4f}, {} classes), topic {:.4f}, mood {:.4f} "
-      "(half-life {:.3f} tokens), conversations of {} tokens\n{:.2f} points off at worst: {}\n",
+      "(half-life {:.3f} tokens), whim {:.4f}, conversations of {} tokens\n{:.2f} points off at "
+      "worst: {}\n",
       h.popularity, h.word, h.word_exponent, h.word_classes, h.topic, h.mood, h.mood_half_life,
-      h.conversation_tokens, fit.worst_points,
+      h.whim, h.conversation_tokens, fit.worst_points,
       fit.is_usable() ? "usable"
                       : fmt::format("not usable, at most {} are allowed", kPointsAllowed));
 }
@@ -146,6 +147,7 @@ Json fit_json(const RouteFit& fit) {
           {"topic", h.topic},
           {"mood", h.mood},
           {"mood_half_life", h.mood_half_life},
+          {"whim", h.whim},
           {"conversation_tokens", h.conversation_tokens},
           {"worst_points", fit.worst_points},
           {"usable", fit.is_usable()}};

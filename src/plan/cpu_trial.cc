@@ -31,7 +31,8 @@ constexpr uint32_t kPromptRows = 32;
 constexpr uint32_t kPromptWeightRows = 256;
 constexpr int kTurnsMin = 3, kTurnsMax = 64;
 constexpr size_t kHashBytes = 1u << 20;  // about an expert's matrix
-constexpr int kDispatches = 2000;
+constexpr int kDispatches = 50;          // in a turn
+constexpr int64_t kShareNs = 10'000;
 constexpr uint32_t kVocabulary = 128 << 10;
 // As a float of any width a plain number: products of denormal ones would take their own time.
 constexpr int kFill = 0x3C;
@@ -113,11 +114,18 @@ double hash_bytes_per_s(const CpuTrialParts& parts) {
   return static_cast<double>(bytes) * 1e9 / static_cast<double>(ns);
 }
 
+// Beyond the work itself: a share for every worker, long enough that each takes one.
 int64_t dispatch_ns(const CpuTrialParts& parts) {
-  const int64_t begin_ns = parts.clock.now_ns();
-  for (int i = 0; i < kDispatches; ++i)
-    parts.workers.parallel_for(parts.workers.size(), 1, [](uint32_t, uint32_t, uint32_t) {});
-  return (parts.clock.now_ns() - begin_ns) / kDispatches;
+  const auto share = [&](uint32_t, uint32_t, uint32_t) {
+    const int64_t until_ns = parts.clock.now_ns() + kShareNs;
+    while (parts.clock.now_ns() < until_ns) {
+    }
+  };
+  const int64_t ns = median_ns(parts.clock, parts.format_ns, [&] {
+    for (int i = 0; i < kDispatches; ++i)
+      parts.workers.parallel_for(parts.workers.size(), 1, share);
+  });
+  return std::max<int64_t>(ns / kDispatches - kShareNs, 0);
 }
 
 // A greedy choice among so many logits.

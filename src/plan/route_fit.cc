@@ -10,6 +10,7 @@ namespace offstage {
 namespace {
 
 constexpr uint64_t kTokensMin = 512;
+constexpr double kLeastStep = 1.01;  // a smaller one is lost in the noise of what is drawn
 
 // About so many tokens: whole conversations, evenly spread, so that a recording that goes from
 // subject to subject is seen as it is.
@@ -59,9 +60,10 @@ struct Dial {
   double least, most;
 };
 constexpr Dial kDials[] = {
-    {&RouteHabits::popularity, .02, 8},      {&RouteHabits::word, .02, 8},
-    {&RouteHabits::topic, .02, 8},           {&RouteHabits::mood, .02, 8},
-    {&RouteHabits::mood_half_life, .25, 64}, {&RouteHabits::word_exponent, .1, 3},
+    {&RouteHabits::popularity, .02, 8},   {&RouteHabits::word, .02, 8},
+    {&RouteHabits::topic, .02, 8},        {&RouteHabits::mood, .02, 8},
+    {&RouteHabits::whim, .02, 8},         {&RouteHabits::mood_half_life, .25, 64},
+    {&RouteHabits::word_exponent, .1, 3},
 };
 
 }  // namespace
@@ -126,6 +128,7 @@ Result<RouteFit> fit_habits(const RouteLog& log, const FitOptions& options) {
         break;
       }
     if (!helped) factor = std::sqrt(factor);
+    if (factor < kLeastStep) break;
   }
   fit.recorded = wanted;
   fit.drawn = figures_of(fit.habits, options.seed + 1);

@@ -36,7 +36,7 @@ struct RouteFit {
 
 struct FitOptions {
   uint64_t tokens = 4000;    // drawn and looked at, each time
-  uint32_t rounds_max = 12;  // over all habits, each tried up and down
+  uint32_t rounds_max = 40;  // over all habits, each tried up and down
   uint64_t seed = 1;
 };
 // Pattern search: every habit in turn a step up or down, the step halved when none helps.

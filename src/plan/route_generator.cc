@@ -7,6 +7,10 @@
 
 namespace offstage {
 
+namespace {
+constexpr double kWhimHalfLife = 0.5;  // tokens
+}  // namespace
+
 RouteHabits known_habits() {
   RouteHabits habits;
   return habits;
@@ -28,15 +32,19 @@ RouteGenerator::RouteGenerator(const RouteShape& shape, const RouteHabits& habit
   fill(words_, places * habits.word_classes, habits.word);
   topic_.resize(places);
   fill(mood_, places, habits.mood);
-  const double kept = std::exp2(-1 / std::max(habits.mood_half_life, 1e-3));
-  mood_kept_ = static_cast<float>(kept);
-  // So that the mood's deviation stays what it is.
-  mood_fresh_ = static_cast<float>(habits.mood * std::sqrt(1 - kept * kept));
+  fill(whim_, places, habits.whim);
+  mood_fading_ = fading(habits.mood, habits.mood_half_life);
+  whim_fading_ = fading(habits.whim, kWhimHalfLife);
   double sum = 0;
   for (uint32_t r = 1; r <= habits.word_classes; ++r)
     class_bounds_.push_back(sum += std::pow(r, -habits.word_exponent));
   for (double& bound : class_bounds_) bound /= sum;
   scores_.resize(shape.n_experts);
+}
+
+RouteGenerator::Fading RouteGenerator::fading(double deviation, double half_life) {
+  const double kept = std::exp2(-1 / std::max(half_life, 1e-3));
+  return {static_cast<float>(kept), static_cast<float>(deviation * std::sqrt(1 - kept * kept))};
 }
 
 // Nearly normal with deviation 1: four 16-bit uniforms, whose sum has a variance of 4/12. Cheap,
@@ -63,11 +71,14 @@ void RouteGenerator::call_layer(uint32_t layer, uint32_t word, std::vector<uint1
   const size_t first = size_t{layer} * shape_.n_experts;
   const float* words = &words_[size_t{word} * shape_.n_layers * shape_.n_experts + first];
   for (uint32_t e = 0; e < shape_.n_experts; ++e) {
-    mood_[first + e] = mood_kept_ * mood_[first + e] + mood_fresh_ * bell();
+    float& mood = mood_[first + e];
+    float& whim = whim_[first + e];
+    mood = mood_fading_.kept * mood + mood_fading_.fresh * bell();
+    whim = whim_fading_.kept * whim + whim_fading_.fresh * bell();
     // In (0, 1): neither logarithm is of 0.
     const double u = (static_cast<double>(rng_.next_u64() >> 12) + 0.5) * 0x1.0p-52;
     const auto gumbel = static_cast<float>(-std::log(-std::log(u)));
-    scores_[e] = {popularity_[first + e] + words[e] + topic_[first + e] + mood_[first + e] + gumbel,
+    scores_[e] = {popularity_[first + e] + words[e] + topic_[first + e] + mood + whim + gumbel,
                   static_cast<uint16_t>(e)};
   }
   const auto best = scores_.begin() + shape_.n_used;

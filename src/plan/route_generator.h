@@ -6,8 +6,10 @@
 //   popularity   per layer and expert, for ever          the same few are called by everybody
 //   word         per token class, layer and expert       the same word is routed alike
 //   topic        per conversation, layer and expert      a conversation keeps to its own
-//   mood         per layer and expert, half forgotten    a layer sticks to what it just called:
-//                every so many tokens                    reuse that fades within a paragraph
+//   mood         per layer and expert, half forgotten    a layer sticks to what it lately called:
+//                every so many tokens                    reuse that fades within a sentence
+//   whim         the same, forgotten within a token      more reuse by the very next token
+//                or two
 //   chance       per call (Gumbel)                       with it the k best are a draw in
 //                                                        proportion to exp(score), without putting
 //                                                        back
@@ -28,12 +30,13 @@
 namespace offstage {
 
 struct RouteHabits {
-  double popularity = 1.0;
-  double word = 1.0;
-  double topic = 1.0;
-  double mood = 0.5;
-  double mood_half_life = 2;   // tokens
-  double word_exponent = 1.0;  // class r is drawn in proportion to r^-exponent
+  double popularity = 2.0;
+  double word = 2.0;
+  double topic = 1.25;
+  double mood = 2.0;
+  double mood_half_life = 4;  // tokens
+  double whim = 0.7;
+  double word_exponent = 1.2;  // class r is drawn in proportion to r^-exponent
   uint32_t word_classes = 256;
   uint64_t conversation_tokens = 300;  // each, on average (geometric)
 };
@@ -48,6 +51,12 @@ class RouteGenerator {
   RouteLog draw(uint64_t n_tokens);
 
  private:
+  // What is kept of a value per token, and the deviation of what comes new, so that the value's
+  // own stays what it is.
+  struct Fading {
+    float kept = 0, fresh = 0;
+  };
+  static Fading fading(double deviation, double half_life);
   void begin_conversation();
   uint32_t draw_class();
   void call_layer(uint32_t layer, uint32_t word, std::vector<uint16_t>& out);
@@ -59,9 +68,9 @@ class RouteGenerator {
   std::vector<float> popularity_;     // [layer][expert]
   std::vector<float> words_;          // [class][layer][expert]
   std::vector<float> topic_;          // [layer][expert]: of this conversation
-  std::vector<float> mood_;           // [layer][expert]
+  std::vector<float> mood_, whim_;    // [layer][expert]
   std::vector<double> class_bounds_;  // ascending, the last is 1
-  float mood_kept_ = 0, mood_fresh_ = 0;
+  Fading mood_fading_, whim_fading_;
   std::vector<std::pair<float, uint16_t>> scores_;  // scratch of call_layer()
 };
 

@@ -16,7 +16,7 @@ double reuse_of(const RouteHabits& habits, size_t lag) {
 
 RouteHabits no_habits() {
   RouteHabits habits;
-  habits.popularity = habits.word = habits.topic = habits.mood = 0;
+  habits.popularity = habits.word = habits.topic = habits.mood = habits.whim = 0;
   return habits;
 }
 
