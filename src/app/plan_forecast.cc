@@ -13,7 +13,6 @@ namespace offstage {
 namespace {
 
 constexpr uint32_t kDrivesWished = 3;  // looked at beside the machine's own, for a wish
-constexpr uint64_t kFitTokens = 8192;
 
 Result<HardwareProfile> read_profile_of(const std::string& path) {
   OFFSTAGE_TRY(const std::string text, read_text_file(path));
@@ -67,7 +66,7 @@ Result<std::unique_ptr<RoutingSource>> routing_of(const ForecastFlags& flags,
     notices.add("routing",
                 "drawn with gpt-oss-20b's habits, which may not be this model's; --routing takes a "
                 "trace of its own");
-    return generated_routes(shape, known_habits(), flags.seed);
+    return generated_routes(shape, RouteHabits(), flags.seed);
   }
   OFFSTAGE_TRY(const RouteFit fit, fit_routing(flags));
   if (!fit.is_usable())
@@ -188,7 +187,6 @@ Result<RouteFit> fit_routing(const ForecastFlags& flags) {
   OFFSTAGE_TRY(const RouteLog log, read_routes(flags.fit_routing));
   FitOptions options;
   options.seed = flags.seed;
-  options.tokens = kFitTokens;
   return fit_habits(log, options);
 }
 

@@ -12,42 +12,12 @@ namespace {
 constexpr uint64_t kTokensMin = 512;
 constexpr double kLeastStep = 1.01;  // a smaller one is lost in the noise of what is drawn
 
-// About so many tokens: whole conversations, evenly spread, so that a recording that goes from
-// subject to subject is seen as it is.
-RouteLog sample_of(const RouteLog& log, uint64_t tokens) {
-  if (log.n_tokens() <= tokens) return log;
-  RouteLog part;
-  part.shape = log.shape;
-  part.shape.has_probs = false;
-  const auto add = [&](uint64_t begin, uint64_t end) {
-    const size_t calls = log.shape.calls_per_token();
-    part.starts.push_back(part.n_tokens());
-    const auto first = log.experts.begin() + static_cast<ptrdiff_t>(begin * calls);
-    part.experts.insert(part.experts.end(), first,
-                        first + static_cast<ptrdiff_t>((end - begin) * calls));
-    part.tokens.insert(part.tokens.end(), end - begin, -1);
-    part.prefill.insert(part.prefill.end(), end - begin, 0);
-  };
-  const double share = static_cast<double>(tokens) / static_cast<double>(log.n_tokens());
-  double owed = 0;
-  for (size_t c = 0; c < log.starts.size() && part.n_tokens() < tokens; ++c) {
-    const uint64_t begin = log.starts[c];
-    const uint64_t end = c + 1 < log.starts.size() ? log.starts[c + 1] : log.n_tokens();
-    owed += share * static_cast<double>(end - begin);
-    if (owed < static_cast<double>(part.n_tokens() + (end - begin) / 2)) continue;
-    add(begin, std::min(end, begin + tokens - part.n_tokens()));
-  }
-  if (part.n_tokens() == 0) add(0, tokens);  // one conversation, longer than the sample
-  return part;
-}
-
-// What the search makes small: the sum of squares, so that one bad figure weighs more than many
-// small ones.
+// What the search makes small: fourth powers, since the worst figure decides.
 double unlikeness(const RouteFigures& a, const RouteFigures& b) {
   double sum = 0;
   const auto add = [&sum](const auto& x, const auto& y) {
     for (size_t i = 0; i < x.size(); ++i)
-      if (!std::isnan(x[i]) && !std::isnan(y[i])) sum += (x[i] - y[i]) * (x[i] - y[i]);
+      if (!std::isnan(x[i]) && !std::isnan(y[i])) sum += std::pow(x[i] - y[i], 4);
   };
   add(a.lru, b.lru);
   add(a.belady, b.belady);
@@ -68,18 +38,17 @@ constexpr Dial kDials[] = {
 
 }  // namespace
 
-RouteFigures route_figures(const RouteLog& log, uint64_t tokens) {
-  const RouteLog part = sample_of(log, tokens);
-  const RouteShape& shape = part.shape;
+RouteFigures route_figures(const RouteLog& log) {
+  const RouteShape& shape = log.shape;
   RouteFigures figures;
   for (size_t i = 0; i < kLikenessShares.size(); ++i) {
     const auto share = static_cast<uint32_t>(std::lround(kLikenessShares[i] * shape.n_experts));
     const uint32_t kept = std::max(share, shape.n_used);
     figures.lru[i] =
-        replay(part, kept, *make_lru_policy(shape.n_layers, shape.n_experts)).total().hit_rate();
-    figures.belady[i] = replay(part, kept, *make_belady_policy(part)).total().hit_rate();
+        replay(log, kept, *make_lru_policy(shape.n_layers, shape.n_experts)).total().hit_rate();
+    figures.belady[i] = replay(log, kept, *make_belady_policy(log)).total().hit_rate();
   }
-  const RouteStats stats = route_stats(part);
+  const RouteStats stats = route_stats(log);
   for (size_t i = 0; i < std::min(figures.reuse.size(), stats.reuse_at_lag.size()); ++i)
     figures.reuse[i] = stats.reuse_at_lag[i].value;
   return figures;
@@ -103,11 +72,9 @@ Result<RouteFit> fit_habits(const RouteLog& log, const FitOptions& options) {
     return make_error(ErrorCode::kInvalidArgument,
                       "a trace to fit habits to: expected at least {} tokens, found {}", kTokensMin,
                       log.n_tokens());
-  const RouteLog part = sample_of(log, options.tokens);
-  const uint64_t tokens = part.n_tokens();
-  const RouteFigures wanted = route_figures(part, tokens);
+  const RouteFigures wanted = route_figures(log);
   const auto figures_of = [&](const RouteHabits& habits, uint64_t seed) {
-    return route_figures(RouteGenerator(log.shape, habits, seed).draw(tokens), tokens);
+    return route_figures(RouteGenerator(log.shape, habits, seed).draw(options.tokens));
   };
   RouteFit fit;
   const size_t conversations = std::max<size_t>(1, log.starts.size());

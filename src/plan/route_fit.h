@@ -21,8 +21,7 @@ struct RouteFigures {
   std::array<double, kLikenessShares.size()> lru = {}, belady = {};  // hit rates, 0 to 1
   std::array<double, 7> reuse = {};                                  // at lag 1, 2, 4 … 64
 };
-// Of at most `tokens`: conversations spread evenly over the log.
-RouteFigures route_figures(const RouteLog& log, uint64_t tokens);
+RouteFigures route_figures(const RouteLog& log);
 // The largest difference of any figure, in points. Reuse that a short log can't tell (NaN) is left
 // out.
 double points_apart(const RouteFigures& a, const RouteFigures& b);
@@ -35,7 +34,7 @@ struct RouteFit {
 };
 
 struct FitOptions {
-  uint64_t tokens = 4000;    // drawn and looked at, each time
+  uint64_t tokens = 8192;    // drawn each time
   uint32_t rounds_max = 40;  // over all habits, each tried up and down
   uint64_t seed = 1;
 };

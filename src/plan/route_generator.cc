@@ -2,19 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "base/check.h"
 
 namespace offstage {
-
-namespace {
-constexpr double kWhimHalfLife = 0.5;  // tokens
-}  // namespace
-
-RouteHabits known_habits() {
-  RouteHabits habits;
-  return habits;
-}
 
 RouteGenerator::RouteGenerator(const RouteShape& shape, const RouteHabits& habits, uint64_t seed)
     : shape_(shape), habits_(habits), rng_(seed) {
@@ -32,19 +24,19 @@ RouteGenerator::RouteGenerator(const RouteShape& shape, const RouteHabits& habit
   fill(words_, places * habits.word_classes, habits.word);
   topic_.resize(places);
   fill(mood_, places, habits.mood);
-  fill(whim_, places, habits.whim);
-  mood_fading_ = fading(habits.mood, habits.mood_half_life);
-  whim_fading_ = fading(habits.whim, kWhimHalfLife);
+  // Two tokens' parts make a whim: their deviations add up to its own.
+  const double each = habits.whim * std::sqrt(.5);
+  fill(whim_, places, each);
+  whim_each_ = static_cast<float>(each);
+  const double kept = std::exp2(-1 / std::max(habits.mood_half_life, 1e-3));
+  mood_kept_ = static_cast<float>(kept);
+  // So that the mood's deviation stays what it is.
+  mood_fresh_ = static_cast<float>(habits.mood * std::sqrt(1 - kept * kept));
   double sum = 0;
   for (uint32_t r = 1; r <= habits.word_classes; ++r)
     class_bounds_.push_back(sum += std::pow(r, -habits.word_exponent));
   for (double& bound : class_bounds_) bound /= sum;
   scores_.resize(shape.n_experts);
-}
-
-RouteGenerator::Fading RouteGenerator::fading(double deviation, double half_life) {
-  const double kept = std::exp2(-1 / std::max(half_life, 1e-3));
-  return {static_cast<float>(kept), static_cast<float>(deviation * std::sqrt(1 - kept * kept))};
 }
 
 // Nearly normal with deviation 1: four 16-bit uniforms, whose sum has a variance of 4/12. Cheap,
@@ -72,9 +64,9 @@ void RouteGenerator::call_layer(uint32_t layer, uint32_t word, std::vector<uint1
   const float* words = &words_[size_t{word} * shape_.n_layers * shape_.n_experts + first];
   for (uint32_t e = 0; e < shape_.n_experts; ++e) {
     float& mood = mood_[first + e];
-    float& whim = whim_[first + e];
-    mood = mood_fading_.kept * mood + mood_fading_.fresh * bell();
-    whim = whim_fading_.kept * whim + whim_fading_.fresh * bell();
+    mood = mood_kept_ * mood + mood_fresh_ * bell();
+    const float fresh = whim_each_ * bell();
+    const float whim = std::exchange(whim_[first + e], fresh) + fresh;
     // In (0, 1): neither logarithm is of 0.
     const double u = (static_cast<double>(rng_.next_u64() >> 12) + 0.5) * 0x1.0p-52;
     const auto gumbel = static_cast<float>(-std::log(-std::log(u)));

@@ -8,8 +8,7 @@
 //   topic        per conversation, layer and expert      a conversation keeps to its own
 //   mood         per layer and expert, half forgotten    a layer sticks to what it lately called:
 //                every so many tokens                    reuse that fades within a sentence
-//   whim         the same, forgotten within a token      more reuse by the very next token
-//                or two
+//   whim         per layer and expert, for two tokens    more reuse by the very next token
 //   chance       per call (Gumbel)                       with it the k best are a draw in
 //                                                        proportion to exp(score), without putting
 //                                                        back
@@ -29,21 +28,19 @@
 
 namespace offstage {
 
+// The defaults are gpt-oss-20b's, fitted to 108,664 recorded tokens (ARCHITECTURE has the figures):
+// what is drawn where a model's own routing isn't known.
 struct RouteHabits {
-  double popularity = 2.0;
-  double word = 2.0;
-  double topic = 1.25;
-  double mood = 2.0;
-  double mood_half_life = 4;  // tokens
-  double whim = 0.7;
-  double word_exponent = 1.2;  // class r is drawn in proportion to r^-exponent
+  double popularity = 2.85;
+  double word = 2.20;
+  double topic = 1.50;
+  double mood = 1.60;
+  double mood_half_life = 3.40;  // tokens
+  double whim = 1.35;
+  double word_exponent = 1.15;  // class r is drawn in proportion to r^-exponent
   uint32_t word_classes = 256;
-  uint64_t conversation_tokens = 300;  // each, on average (geometric)
+  uint64_t conversation_tokens = 309;  // each, on average (geometric)
 };
-
-// Fitted to gpt-oss-20b (what `plan --fit-routing` found, see ARCHITECTURE): what is drawn where a
-// model's own routing isn't known.
-RouteHabits known_habits();
 
 class RouteGenerator {
  public:
@@ -51,12 +48,6 @@ class RouteGenerator {
   RouteLog draw(uint64_t n_tokens);
 
  private:
-  // What is kept of a value per token, and the deviation of what comes new, so that the value's
-  // own stays what it is.
-  struct Fading {
-    float kept = 0, fresh = 0;
-  };
-  static Fading fading(double deviation, double half_life);
   void begin_conversation();
   uint32_t draw_class();
   void call_layer(uint32_t layer, uint32_t word, std::vector<uint16_t>& out);
@@ -68,9 +59,10 @@ class RouteGenerator {
   std::vector<float> popularity_;     // [layer][expert]
   std::vector<float> words_;          // [class][layer][expert]
   std::vector<float> topic_;          // [layer][expert]: of this conversation
-  std::vector<float> mood_, whim_;    // [layer][expert]
+  std::vector<float> mood_;           // [layer][expert]
+  std::vector<float> whim_;           // [layer][expert]: what the last token brought
   std::vector<double> class_bounds_;  // ascending, the last is 1
-  Fading mood_fading_, whim_fading_;
+  float mood_kept_ = 0, mood_fresh_ = 0, whim_each_ = 0;
   std::vector<std::pair<float, uint16_t>> scores_;  // scratch of call_layer()
 };
 
