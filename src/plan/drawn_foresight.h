@@ -1,7 +1,8 @@
 // The next-layer gate of a forecast: right as often as the model's own, where that was measured.
 //
-// Each place of a guess names the expert that will be called there with probability `accuracy`, and
-// else one that won't be. The same word for the same token, layer and place every time.
+// Each place of a guess names the expert that will be called there with probability `accuracy`,
+// from n layers before with its nth power, and else one that won't be. The same word for the same
+// token, layer and place every time.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,8 @@ class DrawnForesight final : public Foresight {
     log_ = &log;
     token_ = token;
   }
-  std::optional<ExpertId> foretold(LayerIndex layer, uint32_t row, uint32_t rank) const override;
+  std::optional<ExpertId> foretold(LayerIndex layer, uint32_t row, uint32_t rank,
+                                   uint32_t ahead) const override;
 
  private:
   double accuracy_;

@@ -70,6 +70,7 @@ TokenSimulation::TokenSimulation(const Parts& parts)
       timer_(clock_),
       worker_(1, parts.notices),
       foresight_(parts.options.guess_accuracy, parts.options.seed),
+      no_weights_(spec_.n_layers),
       uses_(spec_.router.n_experts) {}
 
 TokenSimulation::~TokenSimulation() = default;
@@ -198,9 +199,9 @@ void TokenSimulation::look_ahead(uint32_t layer, const Rows& rows) {
   const LayerIndex moe_layer(layer - spec_.n_dense_layers);
   if (rows.phase == Phase::kPrefill)
     return tier_->read_ahead(moe_layer, chunks_->foretell(moe_layer, rows.n));
-  if (!lookahead_->wants(moe_layer, rows.n)) return;
-  lookahead_->guess(moe_layer, {}, nullptr, rows.n);
-  spend(cost_.router_ns(layer, rows.n), Cause::kLookahead);
+  if (parts_.options.guess_accuracy == 0) return;
+  lookahead_->look(moe_layer, std::span(no_weights_).subspan(layer), nullptr, rows.n);
+  spend(lookahead_->horizon() * cost_.router_ns(layer, rows.n), Cause::kLookahead);
 }
 
 void TokenSimulation::spend(double ns, Cause cause) {

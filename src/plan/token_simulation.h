@@ -86,6 +86,8 @@ class TokenSimulation {
   std::unique_ptr<Lookahead> lookahead_;
   std::optional<ChunkForecast> chunks_;
   DrawnForesight foresight_;
+  std::vector<LayerWeights>
+      no_weights_;  // by layer: the look-ahead asks for them and has an oracle
 
   // The event.
   std::vector<ExpertCall> calls_;
