@@ -40,7 +40,7 @@ clang                     fuzz targets
 libclang-rt-14-dev        libFuzzer, sanitizers of clang
 llvm                      function names in what the fuzzer finds
 clang-format-14           format check, of this version and no other
-libboost-context-dev      fibers, as which the tests run a GPU's threads'
+libboost-context-dev      fibers, as which the tests run the threads of a GPU'
 
 usage() {
   sed -n '2,8s/^# \{0,1\}//p' "$0"
