@@ -3,7 +3,8 @@
 //   record_bench [layers, default 48] [misses per layer, default 3]
 //
 // Each event is timed over many calls, best of five rounds; the sum of what was recorded is
-// printed, so that nothing is optimised away.
+// printed, so that nothing is optimised away. Looks come by time, not by token: what they take is a
+// share, and a token is as long as it has to be for all of it to be 1 %.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -32,12 +33,25 @@ double ns_per_event(int calls, Event&& event) {
   return best;
 }
 
+// What CauseTimer asks the kernel, and how much of the time that is at most.
+double look_ns() {
+  KernelRunDelay delay;
+  int64_t sum_ns = 0;
+  const double ns = ns_per_event(kCalls / 20, [&](int) { sum_ns += delay.since_last_ns(); });
+  fmt::print("look {:.0f} ns, every {} us at most: {:.2f} % of the time   ({}, {} ns)\n\n", ns,
+             CauseTimer::kLookEveryNs / 1000,
+             100 * ns / static_cast<double>(CauseTimer::kLookEveryNs),
+             delay.is_known() ? "ok" : "this kernel doesn't count", sum_ns);
+  return ns;
+}
+
 void measure(int layers, int misses) {
   const SteadyClock clock;
+  const double looking = look_ns() / static_cast<double>(CauseTimer::kLookEveryNs);
   Notices notices;
   const LoadProbe probe(notices);
-  fmt::print("{:<8} {:>10} {:>10} {:>10} {:>10} {:>10} {:>14}\n", "level", "enter", "layer", "read",
-             "wait", "token", "us per token");
+  fmt::print("{:<8} {:>10} {:>10} {:>10} {:>10} {:>10} {:>14} {:>14}\n", "level", "enter", "layer",
+             "read", "wait", "token", "us per token", "is 1 % of ms");
   for (const RecordLevel level : {RecordLevel::kToken, RecordLevel::kLayer, RecordLevel::kRead}) {
     CauseTimer timer(clock);
     Trace trace({.level = level}, timer);
@@ -68,11 +82,13 @@ void measure(int layers, int misses) {
                        : level == RecordLevel::kLayer ? "layer"
                                                       : "read";
     fmt::print(
-        "{:<8} {:>7.1f} ns {:>7.1f} ns {:>7.1f} ns {:>7.1f} ns {:>7.0f} ns {:>14.1f}   ({} "
-        "{})\n",
-        name, enter, layer, arrived, wait, token, us, reads, sum.cpu_ns != 0 ? "ok" : "-");
+        "{:<8} {:>7.1f} ns {:>7.1f} ns {:>7.1f} ns {:>7.1f} ns {:>7.0f} ns {:>14.1f} {:>14.1f}   "
+        "({} {})\n",
+        name, enter, layer, arrived, wait, token, us, us / 1e3 / (0.01 - looking), reads,
+        sum.cpu_ns != 0 ? "ok" : "-");
   }
-  fmt::print("{} layers with {} misses each; 1 % of a token of 10 ms is 100 us\n", layers, misses);
+  fmt::print("{} layers with {} misses each; the last column has the looks in it\n", layers,
+             misses);
 }
 
 }  // namespace

@@ -43,8 +43,8 @@ void Forward::set_replay(RouteReplay& replay, Notices& notices) {
 }
 
 Status Forward::run(std::span<const Row> rows, Phase phase, const LogitsSink& sink) {
-  OFFSTAGE_TRY_VOID(check_rows(rows));
   const CauseScope scope(parts_.timer, Cause::kAttention);
+  OFFSTAGE_TRY_VOID(check_rows(rows));
   const auto n_rows = static_cast<uint32_t>(rows.size());
   if (replay_ != nullptr) replay_->begin_forward(n_rows, *notices_);
   if (recorder_ != nullptr) recorder_->begin_forward(rows, phase == Phase::kPrefill);
@@ -56,7 +56,7 @@ Status Forward::run(std::span<const Row> rows, Phase phase, const LogitsSink& si
     attention_block(layer, rows);
     OFFSTAGE_TRY_VOID(ffn_block(layer, n_rows, phase));
   }
-  parts_.trace.end_layers(parts_.timer.enter(Cause::kOther));
+  parts_.trace.end_layers(parts_.timer.enter(Cause::kRecord));
   if (replay_ != nullptr) replay_->end_forward();
   if (recorder_ != nullptr) OFFSTAGE_TRY_VOID(recorder_->end_forward());
   if (routes_ != nullptr) routes_->end_forward();

@@ -118,6 +118,10 @@ Status Runtime::start_trace(Notices& notices) {
     workers_->record_spans(kSpansKept / workers_->size(),
                            [this] { return static_cast<uint8_t>(timer_.cause()); });
   load_.emplace(notices);
+  if (!run_delay_.is_known())
+    notices.add("cpu_taken",
+                "no /proc/thread-self/schedstat: time in which others had the CPU stays in the "
+                "causes it interrupted");
   thermometers_.emplace(on_drive);
   return {};
 }

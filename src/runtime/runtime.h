@@ -125,7 +125,8 @@ class Runtime {
   const Preloaded& preloaded() const { return preloaded_; }
 
  private:
-  explicit Runtime(RuntimeOptions options) : options_(std::move(options)), timer_(clock_) {}
+  explicit Runtime(RuntimeOptions options)
+      : options_(std::move(options)), timer_(clock_, &run_delay_) {}
   Status take_replay(Notices& notices);
   Status check_kv_types(Notices& notices) const;
   Status start_trace(Notices& notices);
@@ -139,6 +140,7 @@ class Runtime {
 
   RuntimeOptions options_;
   SteadyClock clock_;
+  KernelRunDelay run_delay_;
   CauseTimer timer_;
   std::vector<std::string> drive_names_;  // as the trace counts them
   std::optional<Trace> trace_;

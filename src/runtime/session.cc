@@ -7,6 +7,10 @@
 namespace offstage {
 namespace {
 
+// What a generation does when it does nothing that has a cause of its own; so none of its time is
+// nobody's.
+constexpr Cause kBetweenForwards = Cause::kSample;
+
 // What the caller does with a token is the caller's time. False if it wants no more.
 bool tell(const GenerateOptions& options, TokenId token, CauseTimer& timer) {
   const CauseScope scope(timer, Cause::kCaller);
@@ -16,6 +20,12 @@ bool tell(const GenerateOptions& options, TokenId token, CauseTimer& timer) {
 void tell(const GenerateOptions& options, const TokenRecord& record, CauseTimer& timer) {
   const CauseScope scope(timer, Cause::kCaller);
   if (options.on_record) options.on_record(record);
+}
+
+void tell_prefill(const GenerateOptions& options, uint32_t done, uint32_t total,
+                  CauseTimer& timer) {
+  const CauseScope scope(timer, Cause::kCaller);
+  if (options.on_prefill) options.on_prefill(done, total);
 }
 
 }  // namespace
@@ -52,7 +62,7 @@ Status Session::append(std::span<const TokenId> tokens, bool all_logits, const L
     OFFSTAGE_TRY_VOID(runtime_.forward().run(
         rows, phase, [&](size_t row, std::span<const float> logits) { sink(done + row, logits); }));
     done += n;
-    if (options.on_prefill && total > 1) options.on_prefill(done, total);
+    if (total > 1) tell_prefill(options, done, total, runtime_.timer());
   }
   return {};
 }
@@ -85,6 +95,11 @@ TokenRecord Session::close_record(TokenId token, uint32_t next) {
   return record;
 }
 
+void Session::add_record(GenerationRecord& record, TokenId token) {
+  const CauseScope scope(runtime_.timer(), Cause::kRecord);
+  record.tokens.push_back(close_record(token, static_cast<uint32_t>(record.tokens.size() + 1)));
+}
+
 Status Session::check_prompt(size_t n_tokens) const {
   if (n_tokens == 0)
     return make_error(ErrorCode::kInvalidArgument,
@@ -110,6 +125,7 @@ void Session::begin_record(GenerationRecord& record, size_t n_prompt, size_t n_m
 Result<GenerationRecord> Session::feed(std::span<const TokenId> prompt,
                                        std::span<const TokenId> then,
                                        const GenerateOptions& options) {
+  const CauseScope scope(runtime_.timer(), kBetweenForwards);
   OFFSTAGE_TRY_VOID(check_prompt(prompt.empty() ? 0 : prompt.size() + then.size()));
   GenerationRecord record;
   begin_record(record, prompt.size(), then.size());
@@ -118,7 +134,7 @@ Result<GenerationRecord> Session::feed(std::span<const TokenId> prompt,
   record.prefill = close_record(kNoToken, 0);
   for (const TokenId token : then) {
     OFFSTAGE_TRY_VOID(append({&token, 1}, false, ignore, options));
-    record.tokens.push_back(close_record(token, static_cast<uint32_t>(record.tokens.size() + 1)));
+    add_record(record, token);
     tell(options, record.tokens.back(), runtime_.timer());
   }
   return record;
@@ -126,6 +142,7 @@ Result<GenerationRecord> Session::feed(std::span<const TokenId> prompt,
 
 Result<Generation> Session::generate(std::span<const TokenId> prompt, Sampler& sampler,
                                      const GenerateOptions& options) {
+  const CauseScope scope(runtime_.timer(), kBetweenForwards);
   OFFSTAGE_TRY_VOID(check_prompt(prompt.size()));
   const uint32_t context = runtime_.options().context;
   Generation generation;
@@ -160,9 +177,8 @@ Result<Generation> Session::generate(std::span<const TokenId> prompt, Sampler& s
     const TokenId current = next;
     status = append({&current, 1}, false, sample, options);
     if (!status) break;
-    std::vector<TokenRecord>& records = generation.record.tokens;
-    records.push_back(close_record(current, static_cast<uint32_t>(records.size() + 1)));
-    tell(options, records.back(), runtime_.timer());
+    add_record(generation.record, current);
+    tell(options, generation.record.tokens.back(), runtime_.timer());
   }
   if (cancelled(status)) {
     generation.stop = StopReason::kCancelled;

@@ -70,6 +70,8 @@ class Session {
                 const GenerateOptions& options);
   // Of what happened since the last one; `next` is the index of the token that follows.
   TokenRecord close_record(TokenId token, uint32_t next);
+  // The same of the token that was just decoded, behind the others.
+  void add_record(GenerationRecord& record, TokenId token);
 
   Runtime& runtime_;
   SequenceId sequence_;

@@ -127,10 +127,15 @@ bool had_fewer_cpus(const TokenRecord& token, const Typical& typical) {
          kFewerCpus * cpus(typical.cpu_ns, typical.wall_ns);
 }
 
+// A quota counts per CPU, and a token may lose several at once.
+bool is_throttled(const TokenRecord& token, int64_t excess_ns) {
+  return 4 * token.load.throttled_ns >= excess_ns;
+}
+
 // Work of the CPU, verifying too, gets CPU time for what it takes: what is missing was taken.
 SpikeCause cpu_cause(const TokenRecord& token, const Typical& typical, int64_t excess_ns,
                      SpikeCause more_work) {
-  if (4 * token.load.throttled_ns >= excess_ns) return SpikeCause::kCpuThrottled;
+  if (is_throttled(token, excess_ns)) return SpikeCause::kCpuThrottled;
   const bool is_spread = more_work == SpikeCause::kCompute;
   if (2 * (token.load.cpu_ns - typical.cpu_ns) < excess_ns ||
       (is_spread && had_fewer_cpus(token, typical)))
@@ -147,8 +152,11 @@ SpikeCause cause_of(const TokenRecord& token, const Typical& typical) {
   const int64_t other =
       excess_of(token, typical,
                 {Cause::kCache, Cause::kSample, Cause::kCaller, Cause::kRecord, Cause::kOther});
-  const int64_t most = std::max({drive, compute, hash, other});
+  const int64_t taken = excess_of(token, typical, {Cause::kDescheduled});
+  const int64_t most = std::max({drive, compute, hash, other, taken});
   if (most == drive) return drive_cause(token, typical, drive);
+  if (most == taken)
+    return is_throttled(token, taken) ? SpikeCause::kCpuThrottled : SpikeCause::kCpuTaken;
   if (most == compute) return cpu_cause(token, typical, compute, SpikeCause::kCompute);
   if (most == hash) return cpu_cause(token, typical, hash, SpikeCause::kHash);
   // What the caller did between tokens is its own; sampling and bookkeeping are work.
@@ -203,6 +211,12 @@ std::string warmth_text(int16_t celsius) {
   return celsius == kNoTemperature ? "" : fmt::format("; it is {} °C warm", celsius);
 }
 
+std::string ready_text(int64_t descheduled_ns) {
+  return descheduled_ns == 0 ? ""
+                             : fmt::format(" for {} in which the decode thread was ready to run",
+                                           format_duration_ns(descheduled_ns));
+}
+
 std::string reason_text(SpikeCause cause, const TokenRecord& token, const Typical& typical) {
   const LayerRecord& layer = token.trace.waiting;
   const ReadRecord& read = layer.longest;
@@ -232,7 +246,8 @@ std::string reason_text(SpikeCause cause, const TokenRecord& token, const Typica
     case SpikeCause::kReadRetried:
       return fmt::format("one read, {}, was asked for {} times", read_text(read), read.retries + 1);
     case SpikeCause::kCpuTaken:
-      return fmt::format("others used the CPU: {} of CPU time, pushed aside {} times",
+      return fmt::format("others used the CPU{}: {} of CPU time, pushed aside {} times",
+                         ready_text(token.causes[Cause::kDescheduled]),
                          format_duration_ns(token.load.cpu_ns), token.load.involuntary_switches);
     case SpikeCause::kCpuThrottled:
       return fmt::format("the cgroup's CPU quota was used up for {}",

@@ -25,7 +25,7 @@ enum class SpikeCause : uint8_t {
   kSlowDrive,     // as many reads as usual, each slower
   kLessHidden,    // as many, none slower: less of them went by while something was computed
   kReadRetried,   // a read failed or came short and was asked for again
-  kCpuTaken,      // computing took longer than the CPU time it got
+  kCpuTaken,      // ready to run without a CPU, or computing took longer than the CPU time it got
   kCpuThrottled,  // the cgroup's CPU quota was used up
   kPageFaults,    // memory had to be fetched while computing
   kCompute,       // more computing

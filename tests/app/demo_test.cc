@@ -3,6 +3,7 @@
 // text with the losses of the checkpoint and of a bigram model.
 #include <gmock/gmock.h>
 
+#include <algorithm>
 #include <fstream>
 #include <regex>
 
@@ -77,6 +78,27 @@ TEST_F(DemoTest, SaysTheSameUnderEveryBudgetEngineAndInstructionSet) {
     if (outcome.code != 0 && isa != std::string("scalar")) continue;  // this CPU lacks it
     EXPECT_EQ(outcome.json()["tokens"], whole["tokens"]) << isa;
   }
+}
+
+// Reads that come late, on a drive that is slow, under a budget that is too small: whatever delays
+// a token, every nanosecond of it has a cause, and no machine is too busy for that.
+TEST_F(DemoTest, NoTimeOfATokenIsNobodys) {
+  constexpr int64_t kLateNs = 30'000'000;
+  const nlohmann::json json = greedy(half_of_the_experts(), {"--io-fault", "every=60,delay=30ms",
+                                                             "--pace", "100M", "--no-preload"})
+                                  .json();
+  ASSERT_EQ(json["token_records"].size(), 19u);
+  int64_t longest_wait_ns = 0;
+  for (const auto& token : json["token_records"]) {
+    int64_t sum = 0;
+    for (const auto& [cause, ns] : token["causes"].items()) sum += ns.get<int64_t>();
+    EXPECT_EQ(sum, token["wall_ns"]);
+    EXPECT_EQ(token["causes"]["other"], 0);
+    longest_wait_ns = std::max(longest_wait_ns, token["causes"]["wait_drive"].get<int64_t>());
+  }
+  EXPECT_EQ(json["wait_ms"]["other"], 0);
+  EXPECT_EQ(json["prefill"]["wait_ms"]["other"], 0);
+  EXPECT_GE(2 * longest_wait_ns, kLateNs);
 }
 
 TEST_F(DemoTest, KnowsItsTextsBetterThanPairsOfTokensDo) {

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <set>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/cause_timer.h"
@@ -123,6 +124,69 @@ TEST(CauseTimerTest, TakingStartsAnewInTheSameCause) {
   sum += second;
   EXPECT_EQ(sum.total_ns(), 12);
   EXPECT_EQ(timer.take().total_ns(), 0);
+}
+
+// What a test says others took of the CPU since the last look.
+class GivenDelay final : public RunDelay {
+ public:
+  int64_t since_last_ns() override {
+    ++looks;
+    return std::exchange(next_ns, 0);
+  }
+  int64_t next_ns = 0;
+  int looks = 0;
+};
+
+TEST(CauseTimerTest, TimeWithoutACpuIsACauseOfItsOwn) {
+  constexpr int64_t kLong = 4 * CauseTimer::kLookEveryNs;
+  ManualClock clock;
+  GivenDelay delay;
+  CauseTimer timer(clock, &delay);
+  timer.enter(Cause::kExperts);
+  clock.advance_ns(kLong);
+  delay.next_ns = kLong - 10;
+  EXPECT_EQ(timer.enter(Cause::kCaller), kLong);
+  clock.advance_ns(kLong);  // asleep by its own will: the kernel counts no delay
+  timer.enter(Cause::kOther);
+  const CauseTimes times = timer.take();
+  EXPECT_EQ(times[Cause::kExperts], 10);
+  EXPECT_EQ(times[Cause::kDescheduled], kLong - 10);
+  EXPECT_EQ(times[Cause::kCaller], kLong);
+  EXPECT_EQ(times.total_ns(), 2 * kLong);
+}
+
+// Whoever is in a cause for a short time isn't worth a look; and what may have been taken from it
+// isn't charged to the one that is looked at.
+TEST(CauseTimerTest, NoMoreIsTakenFromACauseThanSurelyWasIts) {
+  ManualClock clock;
+  GivenDelay delay;
+  CauseTimer timer(clock, &delay);
+  timer.enter(Cause::kRouter);
+  clock.advance_ns(CauseTimer::kLookEveryNs - 1);
+  timer.enter(Cause::kExperts);
+  EXPECT_EQ(delay.looks, 0);
+  clock.advance_ns(1000);
+  delay.next_ns = CauseTimer::kLookEveryNs + 99;
+  timer.enter(Cause::kCache);
+  EXPECT_EQ(delay.looks, 1);
+  EXPECT_EQ(timer.times()[Cause::kRouter], CauseTimer::kLookEveryNs - 1);
+  EXPECT_EQ(timer.times()[Cause::kDescheduled], 100);
+  EXPECT_EQ(timer.times()[Cause::kExperts], 900);
+  clock.advance_ns(CauseTimer::kLookEveryNs);
+  delay.next_ns = 1 << 30;  // never more than there was
+  timer.enter(Cause::kWaitDrive);
+  EXPECT_EQ(timer.times()[Cause::kDescheduled], 100 + CauseTimer::kLookEveryNs);
+  EXPECT_EQ(timer.times()[Cause::kCache], 0);
+  // A wait's time is its read's; and the next cause isn't charged with the wait's delay.
+  clock.advance_ns(CauseTimer::kLookEveryNs);
+  delay.next_ns = 50;
+  timer.enter(Cause::kExperts);
+  clock.advance_ns(CauseTimer::kLookEveryNs);
+  timer.enter(Cause::kOther);
+  const CauseTimes times = timer.take();
+  EXPECT_EQ(times[Cause::kWaitDrive], CauseTimer::kLookEveryNs);
+  EXPECT_EQ(times[Cause::kExperts], 900 + CauseTimer::kLookEveryNs);
+  EXPECT_EQ(times.total_ns(), clock.now_ns());
 }
 
 TEST(CauseTimerTest, TheSteadyClockLosesNothingEither) {

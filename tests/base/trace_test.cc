@@ -1,11 +1,15 @@
 #include "base/trace.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 
+#include <atomic>
 #include <set>
+#include <thread>
 
 #include "base/process_load.h"
 #include "base/rng.h"
+#include "base/run_delay.h"
 
 namespace offstage {
 namespace {
@@ -170,6 +174,39 @@ TEST(ProcessLoadTest, StolenTimeIsTheEighthColumn) {
   EXPECT_EQ(host_time_in("cpu 1 2 3 4\n").stolen, 0u);  // of a kernel that doesn't count it
   for (const char* other : {"", "cpu0 1 2 3 4 5 6 7 8", "intr 5"})
     EXPECT_EQ(host_time_in(other).total, 0u) << other;
+}
+
+TEST(RunDelayTest, IsTheSecondNumber) {
+  EXPECT_EQ(run_delay_in("224022 689332 3\n"), 689332);
+  EXPECT_EQ(run_delay_in("0 0 1\n"), 0);
+  for (const char* other : {"", "0 0 0\n", "7", "7 8\n", "seven 8 9", "7 -8 9"})
+    EXPECT_EQ(run_delay_in(other), -1) << other;
+}
+
+// Two threads on one CPU, both with work: each waits while the other runs.
+TEST(RunDelayTest, TheKernelCountsItByThread) {
+  KernelRunDelay delay;
+  if (!delay.is_known()) GTEST_SKIP() << "this kernel doesn't count it";
+  EXPECT_GE(delay.since_last_ns(), 0);
+  std::thread([&] { EXPECT_EQ(delay.since_last_ns(), 0); }).join();
+  EXPECT_EQ(delay.since_last_ns(), 0);  // the other thread's time isn't this one's, nor the reverse
+  cpu_set_t before, one;
+  ASSERT_EQ(sched_getaffinity(0, sizeof before, &before), 0);
+  CPU_ZERO(&one);
+  for (int cpu = 0; cpu < CPU_SETSIZE && CPU_COUNT(&one) == 0; ++cpu)
+    if (CPU_ISSET(cpu, &before)) CPU_SET(cpu, &one);
+  ASSERT_EQ(sched_setaffinity(0, sizeof one, &one), 0);
+  std::atomic<bool> over = false;
+  std::thread other([&] {  // on the same CPU: affinity is inherited
+    while (!over) {
+    }
+  });
+  int64_t waited_ns = 0;
+  for (int i = 0; i < 10'000'000 && waited_ns == 0; ++i) waited_ns = delay.since_last_ns();
+  over = true;
+  other.join();
+  EXPECT_GT(waited_ns, 0);
+  EXPECT_EQ(sched_setaffinity(0, sizeof before, &before), 0);
 }
 
 TEST(ProcessLoadTest, CpuTimeGrowsWithWork) {

@@ -182,6 +182,19 @@ TEST(SpikesTest, CpuTimeTellsComputingFromWaitingForTheCpu) {
   EXPECT_EQ(spike_of(token).cause, SpikeCause::kCompute);
 }
 
+// The kernel counted it: whatever the CPU time says.
+TEST(SpikesTest, TimeReadyToRunWithoutACpuWasTaken) {
+  TokenRecord token = usual();
+  add(token, Cause::kDescheduled, 38 * kMs);
+  token.load.cpu_ns += 100 * kMs;
+  EXPECT_EQ(spike_of(token).cause, SpikeCause::kCpuTaken);
+  EXPECT_EQ(spike_of(token).remedy, Remedy::kNothing);
+  EXPECT_THAT(spike_of(token).sentence, HasSubstr("others used the CPU for 38.0 ms in which the "
+                                                  "decode thread was ready to run: 260.0 ms of "));
+  token.load.throttled_ns = 10 * kMs;  // and who took it was our own quota
+  EXPECT_EQ(spike_of(token).cause, SpikeCause::kCpuThrottled);
+}
+
 // 190 ms of CPU time in 140: 1.4 CPUs, where 1.6 are usual. Who waits for a worker without a CPU
 // spins, so the CPU time grew too.
 TEST(SpikesTest, FewerCpusThanUsualWereTaken) {

@@ -10,6 +10,7 @@
 
 #include "io/fault.h"
 #include "runtime/spikes.h"
+#include "tests/io/temp_file.h"
 #include "tests/runtime/runtime_fixture.h"
 
 namespace offstage {
@@ -108,6 +109,49 @@ TEST(TokenRecordTest, TheCallersTimeIsItsOwn) {
     EXPECT_GE(causes[Cause::kCaller], std::chrono::nanoseconds(kPause).count()) << i;
     EXPECT_GT(causes[Cause::kRecord], 0) << i;
   }
+}
+
+// By structure, however busy the machine: there is no moment in a generation, its prompt included,
+// in which nobody is in charge, so nothing that interrupts it can become `other`.
+TEST(TokenRecordTest, NoTimeIsNobodys) {
+  RuntimeOptions options = options_with("every=7,delay=2ms");
+  options.chunk_rows = 16;
+  options.chunk_rows_fixed = true;
+  const auto model = open_model(options);
+  ASSERT_NE(model, nullptr);
+  const testing::TempFile trace({});
+  ASSERT_TRUE(model->runtime->record_routes(trace.path()));
+  const Cause outside = model->runtime->timer().cause();
+  EXPECT_EQ(outside, Cause::kOther);
+  const auto expect_claimed = [&](const GenerationRecord& record, size_t n) {
+    ASSERT_EQ(record.tokens.size(), n);
+    EXPECT_EQ(record.prefill.causes[Cause::kOther], 0);
+    for (const TokenRecord& token : record.tokens) EXPECT_EQ(token.causes[Cause::kOther], 0);
+    EXPECT_EQ(model->runtime->timer().cause(), outside);
+  };
+  expect_claimed(feed(*model->runtime, kThen), kThen.size());
+
+  constexpr uint32_t kTokens = 6;
+  Sampler sampler({.temperature = 0}, model->runtime->spec().n_vocab);
+  GenerateOptions generate;
+  generate.max_tokens = kTokens;
+  generate.ignore_eos = true;
+  // Whoever is called back is in charge of its own time.
+  std::vector<Cause> called_back;
+  const auto note = [&] { called_back.push_back(model->runtime->timer().cause()); };
+  generate.on_prefill = [&](uint32_t, uint32_t) { note(); };
+  generate.on_record = [&](const TokenRecord&) { note(); };
+  generate.on_token = [&](TokenId) {
+    note();
+    return true;
+  };
+  Session session(*model->runtime, SequenceId(0));
+  const auto generation = session.generate(std::vector<TokenId>(40, 7), sampler, generate);
+  ASSERT_TRUE(generation);
+  expect_claimed(generation->record, kTokens - 1);
+  EXPECT_EQ(called_back.size(), 3u + kTokens + kTokens - 1);
+  for (const Cause cause : called_back) EXPECT_EQ(cause, Cause::kCaller);
+  ASSERT_TRUE(model->runtime->close_route_record());
 }
 
 // How many requests the drive had when two tokens were done: the next one is made late.

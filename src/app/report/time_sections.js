@@ -15,8 +15,8 @@ const TimeSections = (() => {
     {name: 'output', causes: ['output'], colour: 'sky'},
     {name: 'attention', causes: ['attention'], colour: 'blue'},
     {name: 'experts', causes: ['experts'], colour: 'green'},
-    {name: 'sampling, output, record, other', causes: ['sample', 'caller', 'record', 'other'],
-     colour: 'neutral'},
+    {name: 'sampling, caller, record, CPU taken, other',
+     causes: ['sample', 'caller', 'record', 'descheduled', 'other'], colour: 'neutral'},
   ];
 
   const sum = (values) => values.reduce((total, value) => total + value, 0);
