@@ -11,7 +11,7 @@
 
 namespace offstage {
 
-// "offstage.bench/1", documented in the README; names stay.
+// "offstage.bench/1", documented in README.md here; names stay.
 inline constexpr const char* kBenchSchema = "offstage.bench/1";
 
 // A result with everything that explains it: llama-bench's names, then ours.

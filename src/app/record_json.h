@@ -11,7 +11,8 @@
 
 namespace offstage {
 
-// Schema of one token's record where it stands alone (--verbose-tokens); README lists the names.
+// Schema of one token's record where it stands alone (--verbose-tokens); README.md here has its
+// names.
 inline constexpr const char* kTokenSchema = "offstage.token/1";
 
 // `layers` and `reads` are in it if the runtime keeps them (--record layer, read).

@@ -18,7 +18,7 @@ std::string run_summary(Runtime& runtime, const Generation& generation, const Ce
 std::string latency_summary(Runtime& runtime, const Generation& generation,
                             const Ceilings& ceilings);
 
-// Schema "offstage.run/1", documented in the README; names stay. `text` is the answer as it is
+// Schema "offstage.run/1", documented in README.md here; names stay. `text` is the answer as it is
 // streamed; an empty `chat_template` means that the prompt was taken as it stands.
 nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
                                 const Ceilings& ceilings, const SpikeReport& spikes,
