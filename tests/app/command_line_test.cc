@@ -103,13 +103,17 @@ TEST_F(CommandLineTest, ABudgetBelowTheFloorIsRefusedWithTheFloorThatWorks) {
     std::smatch match;
     ASSERT_TRUE(std::regex_search(refused.err, match, std::regex("\\((\\d+) bytes\\)")));
     const uint64_t floor = std::stoull(match[1]);
+    // What the process takes differs by some pages from start to start, which is as much as the
+    // experts of a model so small: one start may have room for all of them.
+    uint64_t drive_reads = 0;
     for (int attempt = 0; attempt < 5; ++attempt) {
       const Outcome outcome = run(name, {"-p", "The line", "-n", "8", "--ram", match[1], "--json"});
       ASSERT_EQ(outcome.code, 0) << outcome.err;
       EXPECT_EQ(outcome.json()["ram_budget_bytes"], floor);
       EXPECT_LE(outcome.json()["peak_rss_bytes"], floor);
-      EXPECT_GT(outcome.json()["experts"]["drive_reads"], 0);
+      drive_reads += outcome.json()["experts"]["drive_reads"].get<uint64_t>();
     }
+    EXPECT_GT(drive_reads, 0u);
     const Outcome below =
         run(name, {"-p", "The line", "--ram", std::to_string(floor - (4u << 20))});
     EXPECT_EQ(below.code, 1);
