@@ -58,6 +58,16 @@ OFFSTAGE_INLINE __m128i sum4(__m512i a, __m512i b, __m512i c, __m512i d) {
   return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 
+// The same of pairs: two dwords of a row, two of the next, and again.
+OFFSTAGE_INLINE __m128i sum4(__m512i ab, __m512i cd) {
+  const __m512 a = _mm512_castsi512_ps(ab), b = _mm512_castsi512_ps(cd);
+  const __m512i all = _mm512_add_epi32(_mm512_castps_si512(_mm512_shuffle_ps(a, b, 0x88)),
+                                       _mm512_castps_si512(_mm512_shuffle_ps(a, b, 0xdd)));
+  const __m256i half =
+      _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+
 OFFSTAGE_INLINE __m128i sum4(__m256i a, __m256i b, __m256i c, __m256i d) {
   const __m256i all = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
   return _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
@@ -72,6 +82,50 @@ OFFSTAGE_INLINE void spread_scales(__m256i scale, __m512i* spread) {
   for (int i = 0; i < 4; ++i)
     spread[i] = _mm512_permutexvar_epi16(
         _mm512_add_epi16(group, _mm512_set1_epi16(static_cast<short>(4 * i))), words);
+}
+
+OFFSTAGE_INLINE int twice_word(int byte) {
+  return static_cast<int>((0x8000u | static_cast<unsigned>(byte)) * 0x00010001u);
+}
+
+// For a shuffle of bytes within lanes: four unsigned bytes of each, as words, each twice.
+OFFSTAGE_INLINE __m512i word_pairs(int first) {
+  return _mm512_set4_epi32(twice_word(first + 3), twice_word(first + 2), twice_word(first + 1),
+                           twice_word(first));
+}
+
+OFFSTAGE_INLINE __m512i four128(const void* p) {
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)));
+}
+
+// 32 bytes, and above them the 32 that lie 64 further on.
+OFFSTAGE_INLINE __m512i apart256(const int8_t* p) {
+  const auto at = [&](int byte) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + byte));
+  };
+  return _mm512_inserti64x4(_mm512_castsi256_si512(at(0)), at(64), 1);
+}
+
+// Where Headers4::scales holds the scales of groups g and, above, g + 2: four words of `row`'s,
+// four of the next row's, and again. For a permutation that zeroes the odd bytes.
+OFFSTAGE_INLINE __m512i scale_places(int row, int group) {
+  const auto four = [](int byte) { return 0x0001000100010001 * byte; };
+  const int first = 16 * row + (group < 4 ? group : group + 4);
+  const long long a = four(first), b = four(first + 16), c = four(first + 2), d = four(first + 18);
+  return _mm512_set_epi64(d, c, d, c, b, a, b, a);
+}
+
+// The same for the minima of groups g … g + 3, two words of each: lane r is row r's.
+OFFSTAGE_INLINE __m512i minima_places(int group) {
+  const int first = group < 4 ? 4 + group : 8 + group;
+  const auto two = [&](int lane, int g) { return 0x00010001 * (16 * lane + first + g); };
+  const auto lane = [&](int r) {
+    return _mm_set_epi32(two(r, 3), two(r, 2), two(r, 1), two(r, 0));
+  };
+  __m512i places = _mm512_castsi128_si512(lane(0));
+  places = _mm512_inserti32x4(places, lane(1), 1);
+  places = _mm512_inserti32x4(places, lane(2), 2);
+  return _mm512_inserti32x4(places, lane(3), 3);
 }
 
 // Sums of two products within words. Bytes that are too large for that are made signed again; then
@@ -128,6 +182,68 @@ OFFSTAGE_INLINE void dot4(const Problem& p, const std::byte* const* row, uint32_
         i4 = _mm_sub_epi32(i4, _mm_slli_epi32(m4, __builtin_ctz(Format::kOffset)));
       __m128 value = _mm_mul_ps(d, _mm_cvtepi32_ps(i4));
       if constexpr (Format::kMinima) value = _mm_fnmadd_ps(dmin, _mm_cvtepi32_ps(m4), value);
+      acc[t] = _mm_fmadd_ps(_mm_set1_ps(x[t][run].d), value, acc[t]);
+    }
+  }
+}
+
+template <typename Format>
+concept HasHeader = Format::kHeader;
+
+// The same for formats that begin with Q4_K's header, with few shuffles, which are what Zen 4 has
+// least of: headers are unpacked for four rows at once, and the sums of four products of two rows
+// (they fit a word: 4 · 31 · 127) share a register when they meet their scales.
+template <HasHeader Format, int kTokens>
+OFFSTAGE_INLINE void dot4(const Problem& p, const std::byte* const* row, uint32_t first,
+                          __m128* acc) {
+  using Block = typename Format::Block;
+  constexpr __mmask64 kEvenBytes = 0x5555555555555555;
+  const ActivationRun256* x[kTokens];
+  for (int t = 0; t < kTokens; ++t) {
+    x[t] = p.x(first + static_cast<uint32_t>(t));
+    acc[t] = _mm_setzero_ps();
+  }
+  const __m512i first_dwords =
+      _mm512_castsi128_si512(_mm_set_epi32(12, 8, 4, 0));  // the others aren't looked at
+  const size_t bytes_ahead = p.bytes_ahead();
+  for (uint32_t run = 0; run < p.n_runs; ++run) {
+    const Block* block[4];
+    for (int r = 0; r < 4; ++r) block[r] = reinterpret_cast<const Block*>(row[r]) + run;
+    fetch(row[0] + bytes_ahead, 4 * sizeof(Block), run);
+    const Headers4 headers = headers4(block, first_dwords);
+    __m512i isum[2][kTokens];
+#pragma GCC unroll 2
+    for (int r = 0; r < 4; r += 2) {
+      __m512i upper[4], lower[4];
+      Format::pairs(block[r], upper);
+      Format::pairs(block[r + 1], lower);
+      for (int t = 0; t < kTokens; ++t) isum[r / 2][t] = _mm512_setzero_si512();
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) {
+        const __m512i scale = _mm512_maskz_permutexvar_epi8(
+            kEvenBytes, scale_places(r, 4 * (i / 2) + i % 2), headers.scales);
+        for (int t = 0; t < kTokens; ++t) {
+          const __m512i a = apart256(x[t][run].q + 128 * (i / 2) + 32 * (i % 2));
+          const __m512i sums =
+              _mm512_packs_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(), upper[i], a),
+                                 _mm512_dpbusd_epi32(_mm512_setzero_si512(), lower[i], a));
+          isum[r / 2][t] = _mm512_dpwssd_epi32(isum[r / 2][t], sums, scale);
+        }
+      }
+    }
+    const __m512i min_low =
+        _mm512_maskz_permutexvar_epi8(kEvenBytes, minima_places(0), headers.scales);
+    const __m512i min_high =
+        _mm512_maskz_permutexvar_epi8(kEvenBytes, minima_places(4), headers.scales);
+    for (int t = 0; t < kTokens; ++t) {
+      __m512i m = _mm512_madd_epi16(min_low, four128(x[t][run].sum16));
+      m = _mm512_dpwssd_epi32(m, min_high, four128(x[t][run].sum16 + 8));
+      m = _mm512_add_epi32(m, _mm512_shuffle_epi32(m, _MM_PERM_BADC));
+      m = _mm512_add_epi32(m, _mm512_shuffle_epi32(m, _MM_PERM_CDAB));
+      const __m128i m4 = _mm512_castsi512_si128(_mm512_permutexvar_epi32(first_dwords, m));
+      const __m128i i4 = sum4(isum[0][t], isum[1][t]);
+      __m128 value = _mm_mul_ps(headers.d, _mm_cvtepi32_ps(i4));
+      value = _mm_fnmadd_ps(headers.dmin, _mm_cvtepi32_ps(m4), value);
       acc[t] = _mm_fmadd_ps(_mm_set1_ps(x[t][run].d), value, acc[t]);
     }
   }

@@ -17,11 +17,11 @@ namespace {
 
 // Longer than the serial gaps between the matrices of one layer, shorter than anything a person or
 // a drive notices. Sleeping costs the next call a wake-up of 5–50 µs.
-constexpr auto kSpin = std::chrono::microseconds(20);
+constexpr auto kSpin = std::chrono::microseconds(100);
 
-// Chunks per worker: enough that a worker slowed by the io thread loses little, few enough that
-// each streams a long piece of the weights.
-constexpr uint32_t kChunksPerWorker = 4;
+// A worker takes this part of its fair share of what is left: long pieces of the weights first, and
+// in the end ones so short that all workers are done at nearly the same time.
+constexpr uint32_t kShareParts = 2;
 
 // The caller is moved off a worker's core at most this often: a system that insists gets its way.
 constexpr auto kMoveInterval = std::chrono::milliseconds(1);
@@ -58,7 +58,7 @@ struct ThreadPool::State {
   alignas(64) std::atomic<uint32_t> joined{0};      // workers inside, | kOpen
   alignas(64) std::atomic<uint32_t> next{0};
   alignas(64) std::atomic<bool> stop{false};
-  uint32_t n = 0, chunk = 0;
+  uint32_t n = 0, grain = 0;
   void* context = nullptr;
   Trampoline trampoline = nullptr;
   std::vector<std::thread> workers;
@@ -85,14 +85,24 @@ struct ThreadPool::State {
     move_this_thread(processors[0]);
   }
 
+  uint32_t chunk_of(uint32_t left) const {
+    const uint32_t parts = kShareParts * (static_cast<uint32_t>(workers.size()) + 1);
+    return std::max(left / parts / grain, 1u) * grain;
+  }
+
   // False if no chunk was left.
   bool take_chunks(uint32_t worker) {
-    for (bool took = false;; took = true) {
-      const uint32_t begin = next.fetch_add(chunk, std::memory_order_relaxed);
-      if (begin >= n) return took;
-      trampoline(context, begin, std::min(n, begin + chunk), worker);
+    bool took = false;
+    uint32_t begin = next.load(std::memory_order_relaxed);
+    while (begin < n) {
+      const uint32_t end = begin + std::min(n - begin, chunk_of(n - begin));
+      if (!next.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
+      trampoline(context, begin, end, worker);
       if (worker == 0 && between_chunks) between_chunks();
+      took = true;
+      begin = next.load(std::memory_order_relaxed);
     }
+    return took;
   }
 
   // `share()` is a worker's part of the job: false if it had none.
@@ -195,27 +205,17 @@ void ThreadPool::run(uint32_t n, uint32_t grain, void* context, Trampoline tramp
   if (n == 0) return;
   grain = std::max(1u, grain);
   State& state = *state_;
-  const uint32_t pieces = size() * kChunksPerWorker;
-  const uint32_t chunk = ((n + pieces - 1) / pieces + grain - 1) / grain * grain;
   if (state.tag_of) state.tag = state.tag_of();
-  if (size() == 1 || n <= grain) {
-    state.recorded(0, [&] {
-      for (uint32_t begin = 0; begin < n; begin += chunk) {
-        trampoline(context, begin, std::min(n, begin + chunk), 0);
-        if (state.between_chunks) state.between_chunks();
-      }
-      return true;
-    });
-    return;
-  }
-  state.keep_caller_apart();
-  // `next` overshoots by at most one chunk per worker.
-  CHECK_LE(uint64_t{n} + uint64_t{chunk} * (size() + 1), uint64_t{UINT32_MAX});
   state.n = n;
-  state.chunk = chunk;
+  state.grain = grain;
   state.context = context;
   state.trampoline = trampoline;
   state.next.store(0, std::memory_order_relaxed);
+  if (size() == 1 || n <= grain) {
+    state.recorded(0, [&] { return state.take_chunks(0); });
+    return;
+  }
+  state.keep_caller_apart();
   state.joined.store(State::kOpen, std::memory_order_release);
   state.generation.fetch_add(1, std::memory_order_release);
   state.generation.notify_all();

@@ -1,5 +1,7 @@
 #include "runtime/attention_gqa.h"
 
+#include <iterator>
+
 namespace offstage {
 namespace {
 
@@ -30,14 +32,18 @@ void GqaAttention::run(uint32_t layer, const LayerWeights& weights, std::span<co
 void GqaAttention::project_qkv(const LayerWeights& weights, ActivationCache& input,
                                uint32_t n_rows) {
   const Compute& compute = parts_.compute;
-  const auto project = [&](const Matrix& w, const float* bias, float* out) {
-    compute.matmul(w, input.for_weights(w.type, compute), n_rows, out);
-    for (uint32_t t = 0; bias != nullptr && t < n_rows; ++t)
-      compute.kernels().add(out + uint64_t{t} * w.rows, bias, w.rows);
+  const auto product = [&](const Matrix& w, float* out) {
+    return Product{w, input.for_weights(w.type, compute), out};
   };
-  project(weights.q, weights.q_bias, s_.q);
-  project(weights.k, weights.k_bias, s_.k);
-  project(weights.v, weights.v_bias, s_.v);
+  const Product products[] = {product(weights.q, s_.q), product(weights.k, s_.k),
+                              product(weights.v, s_.v)};
+  compute.matmul(products, n_rows);
+  const float* const biases[] = {weights.q_bias, weights.k_bias, weights.v_bias};
+  for (size_t i = 0; i < std::size(products); ++i) {
+    const uint32_t width = products[i].w.rows;
+    for (uint32_t t = 0; biases[i] != nullptr && t < n_rows; ++t)
+      compute.kernels().add(products[i].out + uint64_t{t} * width, biases[i], width);
+  }
 }
 
 // QK-norm, rotation, and the new keys and values into their pages, as stored from then on.

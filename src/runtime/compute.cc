@@ -1,5 +1,7 @@
 #include "runtime/compute.h"
 
+#include <algorithm>
+
 #include "base/check.h"
 #include "base/checked_math.h"
 
@@ -20,21 +22,42 @@ Activations Compute::quantise(ActivationFormat format, const float* x, uint32_t 
 }
 
 void Compute::matmul(const Matrix& w, const Activations& x, uint32_t n_tokens, float* out) const {
-  CHECK_EQ(w.k, x.k);
-  DCHECK(activation_format(w.type) == x.format);
-  workers_.parallel_for(w.rows, kMatmulGrain, [&](uint32_t begin, uint32_t end, uint32_t) {
-    MatmulArgs args;
-    args.type = w.type;
-    args.weights = w.data;
-    args.k = w.k;
-    args.row_begin = begin;
-    args.row_end = end;
-    args.activations = x.rows;
-    args.n_tokens = n_tokens;
-    args.out = out;
-    args.out_stride = w.rows;
-    kernels_.matmul(args);
+  const Product product = {w, x, out};
+  matmul({&product, 1}, n_tokens);
+}
+
+void Compute::matmul(std::span<const Product> products, uint32_t n_tokens) const {
+  uint32_t n_rows = 0;
+  for (const Product& product : products) {
+    CHECK_EQ(product.w.k, product.x.k);
+    DCHECK(activation_format(product.w.type) == product.x.format);
+    n_rows += product.w.rows;
+  }
+  // [begin, end) of all the matrices' rows, one matrix behind the other.
+  workers_.parallel_for(n_rows, kMatmulGrain, [&](uint32_t begin, uint32_t end, uint32_t) {
+    uint32_t first = 0;
+    for (const Product& product : products) {
+      const uint32_t last = first + product.w.rows;
+      if (begin < last && end > first)
+        multiply(product, std::max(begin, first) - first, std::min(end, last) - first, n_tokens);
+      first = last;
+    }
   });
+}
+
+void Compute::multiply(const Product& product, uint32_t row_begin, uint32_t row_end,
+                       uint32_t n_tokens) const {
+  MatmulArgs args;
+  args.type = product.w.type;
+  args.weights = product.w.data;
+  args.k = product.w.k;
+  args.row_begin = row_begin;
+  args.row_end = row_end;
+  args.activations = product.x.rows;
+  args.n_tokens = n_tokens;
+  args.out = product.out;
+  args.out_stride = product.w.rows;
+  kernels_.matmul(args);
 }
 
 void Compute::norm(const Norm& norm, const float* x, uint32_t n, uint32_t width, float* y) const {

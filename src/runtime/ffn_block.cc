@@ -20,9 +20,10 @@ FfnBlock::FfnBlock(Activation activation, const Compute& compute, const FfnScrat
 
 void FfnBlock::run(const FfnWeights& weights, ActivationCache& input, uint32_t n_rows, float* out) {
   const Kernels& kernels = compute_.kernels();
-  compute_.matmul(weights.gate, input.for_weights(weights.gate.type, compute_), n_rows,
-                  scratch_.gate);
-  compute_.matmul(weights.up, input.for_weights(weights.up.type, compute_), n_rows, scratch_.up);
+  const Product gate_and_up[] = {
+      {weights.gate, input.for_weights(weights.gate.type, compute_), scratch_.gate},
+      {weights.up, input.for_weights(weights.up.type, compute_), scratch_.up}};
+  compute_.matmul(gate_and_up, n_rows);
   compute_.workers().parallel_for(n_rows, 1, [&](uint32_t begin, uint32_t end, uint32_t) {
     for (uint32_t row = begin; row < end; ++row)
       activate(kernels, activation_, scratch_.gate + uint64_t{row} * width_,

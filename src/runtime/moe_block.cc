@@ -10,6 +10,9 @@ namespace {
 // Work items are slices of an expert's rows; 64 rows of a 2,048-wide Q4_K matrix are 72 KiB.
 constexpr uint32_t kSliceRows = 64;
 
+// So many floats are quantised by one thread in the time that a hand-out takes.
+constexpr uint64_t kHandOutElements = 16384;
+
 uint32_t slices_of(uint32_t rows) { return (rows + kSliceRows - 1) / kSliceRows; }
 
 // One dot product in the order of unquantised weights (cpu/README.md).
@@ -142,8 +145,12 @@ void MoeBlock::down(const LayerWeights& weights) {
   const uint32_t ffn = spec_.expert_ffn;
   const ActivationFormat format = activation_format(weights.down_type);
   const uint64_t stride = activation_row_bytes(format, ffn);
+  uint64_t n_elements = 0;
+  for (const Job& job : jobs_) n_elements += uint64_t{job.n_calls} * ffn;
+  const auto n_jobs = static_cast<uint32_t>(jobs_.size());
   compute_.workers().parallel_for(
-      static_cast<uint32_t>(jobs_.size()), 1, [&](uint32_t begin, uint32_t end, uint32_t) {
+      n_jobs, n_elements <= kHandOutElements ? n_jobs : 1,
+      [&](uint32_t begin, uint32_t end, uint32_t) {
         for (uint32_t j = begin; j < end; ++j)
           for (uint32_t c = jobs_[j].first_call; c < jobs_[j].first_call + jobs_[j].n_calls; ++c)
             kernels.quantise_activations(format, scratch_.gate + uint64_t{c} * ffn, ffn,
