@@ -213,6 +213,7 @@ void Bench::prefill(TensorType type, const Shape& shape, uint32_t tokens, Thread
   const size_t stride = (matrix_bytes + 4095) / 4096 * 4096;
   const size_t n_matrices =
       std::min(std::clamp<size_t>(1024 / tokens, 2, 32), arena.size_bytes() / stride);
+  if (n_matrices == 0) return;
   std::byte* x;
   const auto storage = activations(type, shape.k, tokens, &x);
   std::vector<float> out(size_t{tokens} * shape.n);
