@@ -75,38 +75,6 @@ OFFSTAGE_INLINE __m256i minima_q4_k(__m128i bytes) {
   return _mm256_cvtepu8_epi16(_mm_shuffle_epi8(bytes, order));
 }
 
-// The 16-byte headers of four Q4_K or Q5_K superblocks, unpacked side by side: lane r is row r's.
-struct Headers4 {
-  __m512i scales;  // bytes s0–3, m0–3, s4–7, m4–7
-  __m128 d, dmin;  // of the four rows
-};
-
-// `first_dwords` of the lanes are 0, 4, 8, 12.
-template <typename Block>
-OFFSTAGE_INLINE Headers4 headers4(const Block* const* b, __m512i first_dwords) {
-  const auto header = [&](int r) {
-    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(b[r]));
-  };
-  __m512i all = _mm512_castsi128_si512(header(0));
-  all = _mm512_inserti32x4(all, header(1), 1);
-  all = _mm512_inserti32x4(all, header(2), 2);
-  all = _mm512_inserti32x4(all, header(3), 3);
-  const __m512i low = _mm512_shuffle_epi32(all, _MM_PERM_CBCB);   // packed 0–3, 4–7 and again
-  const __m512i last = _mm512_shuffle_epi32(all, _MM_PERM_DDDD);  // packed 8–11
-  const __m512i shift_low = _mm512_set4_epi32(2, 2, 0, 0);
-  const __m512i mask_low = _mm512_set4_epi32(0x30303030, 0x30303030, 0x3f3f3f3f, 0x3f3f3f3f);
-  const __m512i shift_last = _mm512_set4_epi32(4, 0, 0, 0);
-  const __m512i mask_last = _mm512_set4_epi32(0x0f0f0f0f, 0x0f0f0f0f, 0, 0);
-  Headers4 h;
-  h.scales =
-      _mm512_ternarylogic_epi32(_mm512_and_si512(_mm512_srlv_epi32(low, shift_low), mask_low),
-                                _mm512_srlv_epi32(last, shift_last), mask_last, 0xf8);  // a | b & c
-  const __m128i pairs = _mm512_castsi512_si128(_mm512_permutexvar_epi32(first_dwords, all));
-  h.d = _mm_cvtph_ps(_mm_cvtepi32_epi16(pairs));
-  h.dmin = _mm_cvtph_ps(_mm_cvtepi32_epi16(_mm_srli_epi32(pairs, 16)));
-  return h;
-}
-
 struct FormatQ4_K {
   using Block = BlockQ4_K;
   static constexpr bool kMinima = true;

@@ -6,6 +6,7 @@
 #include "cpu/avx512.h"
 #include "cpu/formats_iq_avx512.h"
 #include "cpu/formats_k_avx512.h"
+#include "cpu/headers_k_avx512.h"
 #include "cpu/lanes_avx512.h"
 #include "cpu/scalar.h"
 
@@ -58,16 +59,6 @@ OFFSTAGE_INLINE __m128i sum4(__m512i a, __m512i b, __m512i c, __m512i d) {
   return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
 }
 
-// The same of pairs: two dwords of a row, two of the next, and again.
-OFFSTAGE_INLINE __m128i sum4(__m512i ab, __m512i cd) {
-  const __m512 a = _mm512_castsi512_ps(ab), b = _mm512_castsi512_ps(cd);
-  const __m512i all = _mm512_add_epi32(_mm512_castps_si512(_mm512_shuffle_ps(a, b, 0x88)),
-                                       _mm512_castps_si512(_mm512_shuffle_ps(a, b, 0xdd)));
-  const __m256i half =
-      _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
-  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-}
-
 OFFSTAGE_INLINE __m128i sum4(__m256i a, __m256i b, __m256i c, __m256i d) {
   const __m256i all = _mm256_hadd_epi32(_mm256_hadd_epi32(a, b), _mm256_hadd_epi32(c, d));
   return _mm_add_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1));
@@ -82,50 +73,6 @@ OFFSTAGE_INLINE void spread_scales(__m256i scale, __m512i* spread) {
   for (int i = 0; i < 4; ++i)
     spread[i] = _mm512_permutexvar_epi16(
         _mm512_add_epi16(group, _mm512_set1_epi16(static_cast<short>(4 * i))), words);
-}
-
-OFFSTAGE_INLINE int twice_word(int byte) {
-  return static_cast<int>((0x8000u | static_cast<unsigned>(byte)) * 0x00010001u);
-}
-
-// For a shuffle of bytes within lanes: four unsigned bytes of each, as words, each twice.
-OFFSTAGE_INLINE __m512i word_pairs(int first) {
-  return _mm512_set4_epi32(twice_word(first + 3), twice_word(first + 2), twice_word(first + 1),
-                           twice_word(first));
-}
-
-OFFSTAGE_INLINE __m512i four128(const void* p) {
-  return _mm512_broadcast_i32x4(_mm_loadu_si128(static_cast<const __m128i*>(p)));
-}
-
-// 32 bytes, and above them the 32 that lie 64 further on.
-OFFSTAGE_INLINE __m512i apart256(const int8_t* p) {
-  const auto at = [&](int byte) {
-    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p + byte));
-  };
-  return _mm512_inserti64x4(_mm512_castsi256_si512(at(0)), at(64), 1);
-}
-
-// Where Headers4::scales holds the scales of groups g and, above, g + 2: four words of `row`'s,
-// four of the next row's, and again. For a permutation that zeroes the odd bytes.
-OFFSTAGE_INLINE __m512i scale_places(int row, int group) {
-  const auto four = [](int byte) { return 0x0001000100010001 * byte; };
-  const int first = 16 * row + (group < 4 ? group : group + 4);
-  const long long a = four(first), b = four(first + 16), c = four(first + 2), d = four(first + 18);
-  return _mm512_set_epi64(d, c, d, c, b, a, b, a);
-}
-
-// The same for the minima of groups g … g + 3, two words of each: lane r is row r's.
-OFFSTAGE_INLINE __m512i minima_places(int group) {
-  const int first = group < 4 ? 4 + group : 8 + group;
-  const auto two = [&](int lane, int g) { return 0x00010001 * (16 * lane + first + g); };
-  const auto lane = [&](int r) {
-    return _mm_set_epi32(two(r, 3), two(r, 2), two(r, 1), two(r, 0));
-  };
-  __m512i places = _mm512_castsi128_si512(lane(0));
-  places = _mm512_inserti32x4(places, lane(1), 1);
-  places = _mm512_inserti32x4(places, lane(2), 2);
-  return _mm512_inserti32x4(places, lane(3), 3);
 }
 
 // Sums of two products within words. Bytes that are too large for that are made signed again; then
