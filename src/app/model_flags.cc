@@ -93,7 +93,7 @@ void ModelFlags::add_to(CLI::App& command) {
       ->capture_default_str();
   command
       .add_option("--prefetch", prefetch,
-                  "auto, off or always: read experts that the next layer will probably call")
+                  "auto, off or always: read experts that the next layers will probably call")
       ->capture_default_str();
   command
       .add_option("--cache-policy", cache_policy,
@@ -133,7 +133,8 @@ void ModelFlags::add_measuring_to(CLI::App& command) {
   oracle_option = command
                       .add_option("--oracle-prefetch", oracle_recall,
                                   "with it: the prefetcher is told this share (0 to 1) of the "
-                                  "coming layer's calls, nothing is guessed")
+                                  "coming layer's calls, its square of those of the one after "
+                                  "it, and so on; nothing is guessed")
                       ->check(CLI::Range(0.0, 1.0));
   command.add_option("--pace", pace,
                      "every drive answers as one of this speed would, bytes per second, e.g. 500M");
