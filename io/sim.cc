@@ -46,6 +46,7 @@ struct SimEngine::State {
   ManualClock& clock;
   const std::vector<SimFile> files;
   const uint32_t depth;
+  const int64_t wake_ns;
   std::vector<Drive> drives;
   Rng rng;
   std::vector<Flight> flights;          // a heap, the next to be over on top
@@ -100,7 +101,11 @@ std::pair<int64_t, int> serve(Drive& drive, uint32_t bytes, int64_t now_ns, Rng&
 }  // namespace
 
 SimEngine::State::State(SimOptions options, ManualClock& clock_in)
-    : clock(clock_in), files(std::move(options.files)), depth(options.depth), rng(options.seed) {
+    : clock(clock_in),
+      files(std::move(options.files)),
+      depth(options.depth),
+      wake_ns(options.wake_ns),
+      rng(options.seed) {
   CHECK_GT(depth, 0u);
   for (SimDrive& model : options.drives) {
     CHECK_GT(model.channels, 0u);
@@ -184,7 +189,7 @@ size_t SimEngine::reap(std::span<ReadCompletion> out, int64_t timeout_ns) {
   const int64_t next_ns = s.flights.empty() ? INT64_MAX : s.flights.front().answer.completed_ns;
   const int64_t until_ns = std::min(next_ns, give_up_ns);
   CHECK_LT(until_ns, INT64_MAX);  // nothing under way and all the time in the world: a hang
-  s.clock.advance_ns(until_ns - now_ns);
+  s.clock.advance_ns(until_ns - now_ns + s.wake_ns);
   return s.deliver(out);
 }
 

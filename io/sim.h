@@ -51,6 +51,8 @@ struct SimOptions {
   std::vector<SimDrive> drives = {{}};
   uint32_t depth = 32;
   uint64_t seed = 1;  // of the jitter
+  // From the time at which a read is over until a thread that sleeps in reap() is awake.
+  int64_t wake_ns = 0;
 };
 
 class SimEngine final : public IoEngine {

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "app/record_json.h"
+#include "app/run_forecast.h"
 #include "app/run_report.h"
 #include "base/process_memory.h"
 #include "base/units.h"
@@ -148,6 +149,7 @@ Json bench_json(Runtime& runtime, const BenchResult& result, const std::string& 
   json["ceilings"] = ceilings_json(result.ceilings);
   json["drive_tok_s"] = drive_bound(result, records);
   json["tokens"] = result.tokens_json;
+  if (result.forecast) json["forecast"] = forecast_json(*result.forecast);
   json["fallbacks"] = notices_json(notices);
   return json;
 }

@@ -50,8 +50,8 @@ double BenchResult::stddev_tokens_per_s() const {
   return stddev_of(speeds);
 }
 
-Status run_once(Runtime& runtime, const BenchTokens& tokens, const std::atomic<bool>& cancel,
-                BenchResult& result) {
+Result<GenerationRecord> run_once(Runtime& runtime, const BenchTokens& tokens,
+                                  const std::atomic<bool>& cancel, BenchResult& result) {
   const auto repetition = static_cast<uint32_t>(result.samples_ns.size());
   const BenchTest& test = result.test;
   const std::vector<TokenId> all = tokens.take(test.positions(), repetition);
@@ -59,9 +59,8 @@ Status run_once(Runtime& runtime, const BenchTokens& tokens, const std::atomic<b
   GenerateOptions options;
   options.cancel = &cancel;
   Session session(runtime, SequenceId(0));
-  OFFSTAGE_TRY(
-      const GenerationRecord record,
-      session.feed(std::span(all).first(n_first), std::span(all).subspan(n_first), options));
+  OFFSTAGE_TRY(GenerationRecord record, session.feed(std::span(all).first(n_first),
+                                                     std::span(all).subspan(n_first), options));
   result.ttft_ns.push_back(record.prefill.wall_ns);
   result.samples_ns.push_back(test.n_gen == 0 ? record.prefill.wall_ns : record.decode_ns());
   result.prompts.push_back(record.prefill);
@@ -71,7 +70,7 @@ Status run_once(Runtime& runtime, const BenchTokens& tokens, const std::atomic<b
     result.tokens_json.push_back(std::move(json));
   }
   result.tokens.insert(result.tokens.end(), record.tokens.begin(), record.tokens.end());
-  return {};
+  return record;
 }
 
 }  // namespace offstage

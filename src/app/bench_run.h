@@ -5,10 +5,12 @@
 #include <atomic>
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "plan/forecast_history.h"
 #include "runtime/ceilings.h"
 #include "runtime/session.h"
 #include "runtime/spikes.h"
@@ -43,6 +45,7 @@ struct BenchResult {
   nlohmann::ordered_json tokens_json;  // `index` counts through all repetitions
   Ceilings ceilings;
   SpikeReport spikes;  // of the tokens
+  std::optional<KeptForecast> forecast;
 
   double tokens_per_s(int64_t ns) const;
   double mean_tokens_per_s() const;
@@ -50,8 +53,8 @@ struct BenchResult {
 };
 
 // Runs the test once more and adds what it took. Errors: the session's; kCancelled.
-Status run_once(Runtime& runtime, const BenchTokens& tokens, const std::atomic<bool>& cancel,
-                BenchResult& result);
+Result<GenerationRecord> run_once(Runtime& runtime, const BenchTokens& tokens,
+                                  const std::atomic<bool>& cancel, BenchResult& result);
 
 double mean_of(std::span<const double> values);
 double stddev_of(std::span<const double> values);  // of a sample: n − 1

@@ -13,6 +13,7 @@
 #include "app/open_runtime.h"
 #include "app/report_data.h"
 #include "app/report_page.h"
+#include "app/run_forecast.h"
 #include "app/run_report.h"
 #include "app/terminal.h"
 #include "app/timeline.h"
@@ -67,8 +68,8 @@ class Bench {
     std::vector<Json> rows;
     std::vector<Json> report;  // of the same tests; empty without --report
   };
-  Bench(const BenchFlags& flags, ModelFlags model, Results& results)
-      : flags_(flags), model_(std::move(model)), results_(results) {}
+  Bench(const BenchFlags& flags, ModelFlags model, RunForecast& forecast, Results& results)
+      : flags_(flags), model_(std::move(model)), forecast_(forecast), results_(results) {}
 
   Status run(const std::atomic<bool>& interrupted) {
     for (const BenchTest& test : flags_.tests()) {
@@ -78,16 +79,20 @@ class Bench {
       result.tokens_json = Json::array();
       OFFSTAGE_TRY_VOID(open());
       OFFSTAGE_TRY(const BenchTokens tokens, bench_tokens(*runtime_, flags_));
+      forecast_.begin(*runtime_);
       if (!flags_.cold && !flags_.no_warmup) {
         BenchResult warmup = result;
-        OFFSTAGE_TRY_VOID(run_once(*runtime_, tokens, interrupted, warmup));
+        OFFSTAGE_TRY(const auto record, run_once(*runtime_, tokens, interrupted, warmup));
+        forecast_.add(record, 0, false);
       }
       for (uint32_t r = 0; r < flags_.repetitions; ++r) {
         if (flags_.cold && r != 0) {
           runtime_.reset();
           OFFSTAGE_TRY_VOID(open());
+          forecast_.begin(*runtime_);
         }
-        OFFSTAGE_TRY_VOID(run_once(*runtime_, tokens, interrupted, result));
+        OFFSTAGE_TRY(const auto record, run_once(*runtime_, tokens, interrupted, result));
+        forecast_.add(record, 0);
       }
       if (!flags_.timeline_file.empty())
         OFFSTAGE_TRY_VOID(write_timeline(flags_.timeline_file, result.prompts.back(),
@@ -95,6 +100,8 @@ class Bench {
       result.ceilings = measure_ceilings(*runtime_);
       result.spikes = explain_spikes(result.tokens, model_.spikes, runtime_->drive_names());
       OFFSTAGE_TRY_VOID(runtime_->save_index(*notices_));
+      result.forecast = forecast_.make(*runtime_, "bench " + test.name(), *notices_);
+      if (result.forecast) fmt::print(stderr, "{}", forecast_.line(result.forecast));
       results_.rows.push_back(
           bench_json(*runtime_, result, text_of(flags_), flags_.cold, *notices_));
       if (!flags_.report_file.empty()) OFFSTAGE_TRY_VOID(add_to_report(result));
@@ -129,6 +136,7 @@ class Bench {
 
   const BenchFlags& flags_;
   ModelFlags model_;
+  RunForecast& forecast_;
   Results& results_;
   std::optional<Notices> notices_;  // of the runtime, which refers to them
   std::unique_ptr<Runtime> runtime_;
@@ -171,6 +179,8 @@ Result<int> bench(BenchFlags flags) {
   if (flags.cold) flags.model.no_warm_start = flags.model.no_preload = true;
 
   const std::atomic<bool>& interrupted = install_interrupt_flag();
+  RunForecast forecast(!flags.model.no_forecast);
+  flags.model.keep_first_routes = forecast.is_on();
   Bench::Results results;
   Status status;
   for (const std::string& ram : flags.ram) {
@@ -178,9 +188,10 @@ Result<int> bench(BenchFlags flags) {
       if (!status) break;
       flags.model.ram = ram;
       flags.model.threads = threads;
-      status = Bench(flags, flags.model, results).run(interrupted);
+      status = Bench(flags, flags.model, forecast, results).run(interrupted);
     }
   }
+  if (!forecast.is_on()) fmt::print(stderr, "{}", forecast.line(std::nullopt));
   const std::vector<Json>& rows = results.rows;
   if (status || !rows.empty()) print_rows(flags, rows);  // what was measured before an error too
   if (status && !flags.csv_file.empty()) status = write_file(flags.csv_file, tokens_csv(rows));

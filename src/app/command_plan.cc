@@ -8,8 +8,11 @@
 
 #include "app/command.h"
 #include "app/default_model.h"
+#include "app/past_errors.h"
 #include "app/plan_forecast.h"
+#include "app/plan_page.h"
 #include "app/plan_report.h"
+#include "app/report_page.h"
 #include "app/run_report.h"
 #include "app/terminal.h"
 #include "base/units.h"
@@ -24,6 +27,7 @@ constexpr std::array kRamDefault = {8ull, 16ull, 32ull, 64ull, 128ull, 256ull, 5
 
 struct PlanFlags {
   std::string model, shape, hf_config, quant;
+  std::string report_file;
   std::string cache_type_k = "f16", cache_type_v = "f16", cache_policy = "auto";
   std::vector<std::string> ram;
   uint32_t context = 4096, sequences = 1;
@@ -49,7 +53,9 @@ Result<RuntimeOptions> runtime_options(const PlanFlags& flags) {
   return options;
 }
 
-Result<std::vector<uint64_t>> ram_list(const PlanFlags& flags) {
+Result<std::vector<uint64_t>> ram_list(const PlanFlags& flags, const PlannedModel& model,
+                                       const RuntimeOptions& runtime) {
+  if (flags.ram.empty() && !flags.report_file.empty()) return curve_budgets(model, runtime);
   std::vector<uint64_t> list;
   for (const std::string& text : flags.ram) {
     OFFSTAGE_TRY(list.emplace_back(), parse_bytes(text));
@@ -97,9 +103,10 @@ Result<PlannedModel> open_model(const PlanFlags& flags, std::optional<ModelShape
 
 Result<PlanReport> make_report(const PlanFlags& flags, Notices& notices) {
   OFFSTAGE_TRY(const RuntimeOptions runtime, runtime_options(flags));
-  OFFSTAGE_TRY(const std::vector<uint64_t> ram, ram_list(flags));
   PlanReport report;
   OFFSTAGE_TRY(report.model, open_model(flags, report.shape));
+  OFFSTAGE_TRY(const std::vector<uint64_t> ram, ram_list(flags, report.model, runtime));
+  report.cache_policy = flags.cache_policy;
   const PlannedModel& model = report.model;
   OFFSTAGE_TRY_VOID(check_kv_types(model.spec, runtime.k_type, runtime.v_type));
   report.context = flags.context;
@@ -118,6 +125,7 @@ Result<PlanReport> make_report(const PlanFlags& flags, Notices& notices) {
   }
   OFFSTAGE_TRY(report.capacity, capacity_table(recipes, ram, runtime));
   OFFSTAGE_TRY(report.forecast, make_forecast(flags.forecast, model, runtime, ram, notices));
+  report.past = past_forecasts(notices);
   return report;
 }
 
@@ -146,6 +154,10 @@ Result<int> plan(const PlanFlags& flags) {
   Notices notices;
   NoticePrinter printer(notices);
   OFFSTAGE_TRY(const PlanReport report, make_report(flags, notices));
+  if (!flags.report_file.empty()) {
+    OFFSTAGE_TRY(const auto page, plan_page_json(report, notices));
+    OFFSTAGE_TRY_VOID(write_report(flags.report_file, page, ReportPage::kPlan));
+  }
   printer.print();
   if (flags.json)
     print_json(plan_json(report, notices));
@@ -185,8 +197,13 @@ void add_plan_command(CLI::App& app, Command& chosen) {
                    fmt::format("one of {}", fmt::join(policy_names(), ", ")))
       ->capture_default_str();
   flags->forecast.add_to(*command);
+  command->add_option("--report", flags->report_file,
+                      "write curves over RAM and slots to this HTML file, for a browser");
   command->add_flag("--json", flags->json, "one JSON object");
-  command->callback([flags, &chosen] { chosen = [flags] { return plan(*flags); }; });
+  command->callback([flags, &chosen] {
+    flags->forecast.wants_curves = !flags->report_file.empty();
+    chosen = [flags] { return plan(*flags); };
+  });
 }
 
 }  // namespace offstage

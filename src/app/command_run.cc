@@ -15,6 +15,7 @@
 #include "app/record_json.h"
 #include "app/report_data.h"
 #include "app/report_page.h"
+#include "app/run_forecast.h"
 #include "app/run_report.h"
 #include "app/terminal.h"
 #include "app/timeline.h"
@@ -113,7 +114,7 @@ Status write_report_of(const std::string& path, Runtime& runtime, const Generati
 }
 
 Result<int> run_prompt(Runtime& runtime, const RunFlags& flags, Sampler& sampler, Notices& notices,
-                       const std::optional<Chat>& chat) {
+                       const std::optional<Chat>& chat, RunForecast& forecast) {
   const std::atomic<bool>& interrupted = install_interrupt_flag();
   OFFSTAGE_TRY(const auto prompt, encode_prompt(runtime, flags, chat));
   Session session(runtime, SequenceId(0));
@@ -133,22 +134,30 @@ Result<int> run_prompt(Runtime& runtime, const RunFlags& flags, Sampler& sampler
   if (!flags.report_file.empty())
     OFFSTAGE_TRY_VOID(
         write_report_of(flags.report_file, runtime, generation.record, ceilings, spikes, notices));
+  std::optional<KeptForecast> forecasted;
+  if (!interrupted) {
+    forecast.add(generation.record, 0);
+    forecasted = forecast.make(runtime, "run", notices);
+  }
   if (flags.json) {
-    print_json(run_json(runtime, generation, ceilings, spikes, notices, reader.text(),
-                        chat ? chat->chat_template->name : std::string_view()));
+    auto json = run_json(runtime, generation, ceilings, spikes, notices, reader.text(),
+                         chat ? chat->chat_template->name : std::string_view());
+    if (forecasted) json["forecast"] = forecast_json(*forecasted);
+    print_json(json);
   } else if (!flags.verbose_tokens) {
     std::puts("");
     std::fflush(stdout);  // before the summary on stderr
   }
   say_hidden(reader);
-  fmt::print(stderr, "\n{}", run_summary(runtime, generation, ceilings));
+  fmt::print(stderr, "\n{}{}", run_summary(runtime, generation, ceilings),
+             interrupted ? "" : forecast.line(forecasted));
   return interrupted ? kExitInterrupted : kExitOk;
 }
 
 // One turn: what the session already holds of the conversation stays, the rest is appended.
 Result<Generation> reply(Runtime& runtime, Session& session, Sampler& sampler,
                          const RunFlags& flags, const Chat& chat, Conversation& conversation,
-                         const std::atomic<bool>& interrupted) {
+                         const std::atomic<bool>& interrupted, RunForecast& forecast) {
   OFFSTAGE_TRY(const auto prompt, conversation.prompt(runtime.tokenizer()));
   const auto history = session.history();
   const auto differs = std::mismatch(history.begin(), history.end(), prompt.begin(), prompt.end());
@@ -167,10 +176,12 @@ Result<Generation> reply(Runtime& runtime, Session& session, Sampler& sampler,
   std::fflush(stdout);  // before the summary on stderr
   say_hidden(reader);
   conversation.add_reply(reader.text(), reader.ids());
+  forecast.add(generation.record, static_cast<uint32_t>(kept));
   return generation;
 }
 
-Result<int> run_chat(Runtime& runtime, const RunFlags& flags, Sampler& sampler, const Chat& chat) {
+Result<int> run_chat(Runtime& runtime, const RunFlags& flags, Sampler& sampler, Notices& notices,
+                     const Chat& chat, RunForecast& forecast) {
   const std::atomic<bool>& interrupted = install_interrupt_flag();
   fmt::print(stderr, "chat     {}; an empty line or Ctrl-D ends\n", chat.description);
   Session session(runtime, SequenceId(0));
@@ -180,8 +191,8 @@ Result<int> run_chat(Runtime& runtime, const RunFlags& flags, Sampler& sampler, 
     if (isatty(STDIN_FILENO) != 0) fmt::print(stderr, "> ");
     if (!std::getline(std::cin, line) || line.empty()) break;
     conversation.add_user(line);
-    OFFSTAGE_TRY(const Generation generation,
-                 reply(runtime, session, sampler, flags, chat, conversation, interrupted));
+    OFFSTAGE_TRY(const Generation generation, reply(runtime, session, sampler, flags, chat,
+                                                    conversation, interrupted, forecast));
     fmt::print(stderr, "{}", run_summary(runtime, generation, measure_ceilings(runtime)));
     if (generation.stop == StopReason::kContextFull) {
       fmt::print(stderr, "note: context: {} positions are full; start again or raise -c\n",
@@ -189,7 +200,9 @@ Result<int> run_chat(Runtime& runtime, const RunFlags& flags, Sampler& sampler, 
       break;
     }
   }
-  return interrupted ? kExitInterrupted : kExitOk;
+  if (interrupted) return kExitInterrupted;
+  fmt::print(stderr, "{}", forecast.line(forecast.make(runtime, "chat", notices)));
+  return kExitOk;
 }
 
 // No token is shorter than a byte, but for the few that begin a text: chunks needn't be wider than
@@ -223,6 +236,8 @@ Result<int> run(RunFlags flags) {
     flags.model.record_layers();
   }
   flags.model.prompt_tokens_max = prompt_tokens_max(flags);
+  RunForecast forecast(!flags.model.no_forecast);
+  flags.model.keep_first_routes = forecast.is_on();
   Notices notices;
   OFFSTAGE_TRY(const auto runtime, open_runtime(flags.model, notices));
   NoticePrinter printer(notices);
@@ -237,9 +252,10 @@ Result<int> run(RunFlags flags) {
   const size_t said = notices.list().size();
   if (!flags.record_routing.empty())
     OFFSTAGE_TRY_VOID(runtime->record_routes(flags.record_routing));
+  forecast.begin(*runtime);
   Sampler sampler(flags.sampler, runtime->spec().n_vocab);
-  auto code = flags.interactive() ? run_chat(*runtime, flags, sampler, *chat)
-                                  : run_prompt(*runtime, flags, sampler, notices, chat);
+  auto code = flags.interactive() ? run_chat(*runtime, flags, sampler, notices, *chat, forecast)
+                                  : run_prompt(*runtime, flags, sampler, notices, chat, forecast);
   printer.skip(said);
   OFFSTAGE_TRY_VOID(runtime->close_route_record());
   const Status saved = runtime->save_index(notices);

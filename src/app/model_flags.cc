@@ -140,6 +140,9 @@ void ModelFlags::add_measuring_to(CLI::App& command) {
                      "every drive answers as one of this speed would, bytes per second, e.g. 500M");
   command.add_option("--spikes", spikes, "slow tokens to explain one by one")
       ->capture_default_str();
+  command.add_flag("--no-forecast", no_forecast,
+                   "don't hold the run against its forecast, which is made where `offstage probe` "
+                   "has measured the machine");
 }
 
 void ModelFlags::record_layers() {
@@ -164,6 +167,7 @@ Result<RuntimeOptions> ModelFlags::parse() const {
   options.warm_start = !no_warm_start;
   options.preload = !no_preload;
   options.mlock = mlock;
+  options.keep_first_routes = keep_first_routes;
   OFFSTAGE_TRY(options.numa, one_of("--numa", numa, kNuma));
   const auto policies = policy_names();
   if (std::find(policies.begin(), policies.end(), cache_policy) == policies.end())

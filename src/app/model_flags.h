@@ -20,6 +20,8 @@ struct ModelFlags {
   uint32_t spikes = 8;             // slow tokens that are explained one by one
   uint32_t prompt_tokens_max = 0;  // the command's: no prompt will be longer; 0: not known
   bool no_warm_start = false, no_preload = false, mlock = false, folders_are_drives = false;
+  bool no_forecast = false;
+  bool keep_first_routes = false;  // the command's: a forecast will be made
   double oracle_recall = 1;
   CLI::Option* chunk_option = nullptr;
   CLI::Option* io_depth_option = nullptr;

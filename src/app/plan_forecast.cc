@@ -157,29 +157,29 @@ Result<ForecastReport> make_forecast(const ForecastFlags& flags, const PlannedMo
   ForecastReport report;
   const ForecastOptions options = options_of(flags, runtime);
   OFFSTAGE_TRY(const auto profile, machine_of(flags, notices));
+  if (!profile && flags.has_wish())
+    return make_error(ErrorCode::kNotFound,
+                      "--want and --p99 need a machine: run `offstage probe`, or give --profile");
   RouteLog log;
+  const RouteShape shape = route_shape_of(model.spec);
+  if (profile && shape.n_layers == 0) report.routing = "none needed";
+  if ((profile || flags.wants_curves) && shape.n_layers != 0) {
+    OFFSTAGE_TRY(const auto source, routing_of(flags, shape, notices));
+    log = source->draw(options.log_tokens());
+    report.routing = source->name();
+  }
   std::vector<HardwareProfile> machines;
   if (profile) {
     report.machine = profile->machine;
     OFFSTAGE_TRY(machines, machines_of(flags, *profile));
     notices.add("vram", "no GPU tier yet: forecasts are of CPU, RAM and drives");
-    const RouteShape shape = route_shape_of(model.spec);
-    report.routing = "none needed";
-    if (shape.n_layers != 0) {
-      OFFSTAGE_TRY(const auto source, routing_of(flags, shape, notices));
-      log = source->draw(options.log_tokens());
-      report.routing = source->name();
-    }
-  } else if (flags.has_wish()) {
-    return make_error(ErrorCode::kNotFound,
-                      "--want and --p99 need a machine: run `offstage probe`, or give --profile");
   }
   const CellsQuestion question = {model, ram_bytes, machines, log, options};
-  if (flags.has_wish()) {
-    OFFSTAGE_TRY_VOID(answer_wish(flags, question, report, notices));
-  } else {
+  if (flags.has_wish()) OFFSTAGE_TRY_VOID(answer_wish(flags, question, report, notices));
+  if (!flags.has_wish() || flags.wants_curves) {
     OFFSTAGE_TRY(report.cells, forecast_cells(question, notices));
   }
+  if (flags.wants_curves) report.log = std::move(log);
   return report;
 }
 

@@ -19,6 +19,7 @@ struct ForecastFlags {
   uint64_t seed = 1;
   double guess_accuracy = 0;
   bool cold = false;
+  bool wants_curves = false;  // the command's: the routing is kept, and a wish has its cells too
 
   void add_to(CLI::App& command);
   bool has_wish() const { return !want.empty() || !p99.empty(); }
@@ -33,6 +34,7 @@ struct Prices {
 struct ForecastReport {
   std::string machine;  // the profile's; empty: none
   std::string routing;  // where the calls come from; empty: nothing was forecast
+  RouteLog log;         // they themselves, if curves are wanted
   std::vector<Cell> cells;
   std::vector<Answer> answers;  // to a wish
   Wish wish;

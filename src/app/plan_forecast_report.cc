@@ -110,7 +110,8 @@ void add_forecast_json(const ForecastReport& report, Json& json) {
   if (report.answers.empty()) return;
   json["answers"] = Json::array();
   for (const Answer& answer : report.answers) {
-    json["cells"].push_back(cell_json(answer.cell ? *answer.cell : *answer.best));
+    if (report.cells.empty())
+      json["cells"].push_back(cell_json(answer.cell ? *answer.cell : *answer.best));
     json["answers"].push_back(answer_json(report, answer));
   }
 }

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "app/past_errors.h"
 #include "app/run_report.h"
 #include "base/units.h"
 #include "model/spec_family.h"
@@ -134,6 +135,7 @@ void print_plan(const PlanReport& report) {
   print_quants(report);
   print_capacity(report);
   print_forecast(report.forecast, report.model);
+  print_past_errors(report.past);
 }
 
 Json plan_json(const PlanReport& report, const Notices& notices) {
@@ -174,6 +176,7 @@ Json plan_json(const PlanReport& report, const Notices& notices) {
   for (const Capacity& capacity : report.capacity)
     json["capacity"].push_back(capacity_json(capacity));
   add_forecast_json(report.forecast, json);
+  json["past_errors"] = past_errors_json(report.past);
   json["fallbacks"] = notices_json(notices);
   return json;
 }

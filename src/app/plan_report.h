@@ -8,6 +8,7 @@
 
 #include "app/plan_forecast.h"
 #include "base/notices.h"
+#include "plan/forecast_history.h"
 #include "plan/model_shape.h"
 #include "plan/needs.h"
 #include "plan/planned_model.h"
@@ -21,8 +22,10 @@ struct PlanReport {
   uint64_t floor_ram_bytes = 0;
   KvNeeds kv;
   uint32_t context = 0, sequences = 1;
+  std::string cache_policy;
   std::vector<Capacity> capacity;  // ram × recipe
   ForecastReport forecast;
+  std::vector<KeptForecast> past;  // of this machine
 };
 
 void print_plan(const PlanReport& report);

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <fstream>
 #include <utility>
+#include <vector>
 
 #include "app/report_assets.h"
 #include "base/check.h"
@@ -17,12 +18,18 @@ std::string_view without_source_map(std::string_view text) {
   return mark == std::string_view::npos || mark < 2 ? text : text.substr(0, mark - 2);
 }
 
-std::string page_scripts() {
+std::string page_scripts(ReportPage page) {
+  std::vector<std::string_view> parts = {report_assets::kCharts, report_assets::kElements,
+                                         report_assets::kFrame};
+  if (page == ReportPage::kPlan) {
+    parts.push_back(report_assets::kPlanScript);
+  } else {
+    for (const std::string_view part :
+         {report_assets::kTimeSections, report_assets::kTierSections, report_assets::kScript})
+      parts.push_back(part);
+  }
   std::string text;
-  for (const std::string_view part :
-       {report_assets::kCharts, report_assets::kElements, report_assets::kTimeSections,
-        report_assets::kTierSections, report_assets::kScript})
-    text.append(part).append("\n");
+  for (const std::string_view part : parts) text.append(part).append("\n");
   return text;
 }
 
@@ -43,8 +50,9 @@ std::string script_safe(const nlohmann::ordered_json& json) {
   return safe;
 }
 
-Status write_report(const std::string& path, const nlohmann::ordered_json& report) {
-  const std::string data = script_safe(report), scripts = page_scripts();
+Status write_report(const std::string& path, const nlohmann::ordered_json& report,
+                    ReportPage kind) {
+  const std::string data = script_safe(report), scripts = page_scripts(kind);
   const std::pair<std::string_view, std::string_view> parts[] = {
       {"@library_style@", without_source_map(report_assets::kLibraryStyle)},
       {"@style@", report_assets::kStyle},

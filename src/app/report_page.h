@@ -1,6 +1,7 @@
 // The report of --report: one HTML file that needs no network and no other file.
 #pragma once
 
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -12,8 +13,12 @@ namespace offstage {
 // that HTML knows, in ASCII. Bytes that aren't UTF-8 become U+FFFD.
 std::string script_safe(const nlohmann::ordered_json& json);
 
-// `report` as report_json() makes it; its text reaches the page in one place, as script_safe()
-// data. Errors: kIo naming the file.
-Status write_report(const std::string& path, const nlohmann::ordered_json& report);
+// Which page: that of runs, or of a plan.
+enum class ReportPage : uint8_t { kRuns, kPlan };
+
+// `report` as report_json() or plan_page_json() makes it; its text reaches the page in one place,
+// as script_safe() data. Errors: kIo naming the file.
+Status write_report(const std::string& path, const nlohmann::ordered_json& report,
+                    ReportPage page = ReportPage::kRuns);
 
 }  // namespace offstage

@@ -20,8 +20,8 @@ PlanningSpeeds speeds_of(const PlannedModel& model, const HardwareProfile& machi
   Notices unheard;  // the forecast says the same
   const TokenCost cost(model, machine, options.k_type, options.v_type, unheard);
   PlanningSpeeds speeds = {.row_ns = cost.row_ns()};
-  const size_t n_drives = model.is_striped ? machine.drives.size() : 1;
-  for (size_t d = 0; d < n_drives; ++d) speeds.drive_bytes_per_s += machine.drives[d].bytes_per_s;
+  for (size_t d = 0; d < model.n_drives(); ++d)
+    speeds.drive_bytes_per_s += machine.drives[d].bytes_per_s;
   return speeds;
 }
 

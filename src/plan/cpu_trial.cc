@@ -33,7 +33,6 @@ constexpr int kTurnsMin = 3, kTurnsMax = 64;
 constexpr size_t kHashBytes = 1u << 20;  // about an expert's matrix
 constexpr int kDispatches = 50;          // in a turn
 constexpr int64_t kShareNs = 10'000;
-constexpr uint32_t kVocabulary = 128 << 10;
 // As a float of any width a plain number: products of denormal ones would take their own time.
 constexpr int kFill = 0x3C;
 
@@ -132,8 +131,8 @@ int64_t dispatch_ns(const CpuTrialParts& parts) {
 int64_t sample_ns(const CpuTrialParts& parts) {
   SamplerOptions greedy;
   greedy.temperature = 0;
-  Sampler sampler(greedy, kVocabulary);
-  const std::vector<float> logits(kVocabulary, 1.0f);
+  Sampler sampler(greedy, kLogitsChosenAmong);
+  const std::vector<float> logits(kLogitsChosenAmong, 1.0f);
   return median_ns(parts.clock, parts.format_ns, [&] { (void)sampler.sample(logits, {}); });
 }
 

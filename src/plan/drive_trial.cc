@@ -22,6 +22,7 @@ class Trial {
         rng_(shape.seed),
         done_(shape.depth),
         latencies_(1 << 16),
+        wakes_(1 << 16),
         begin_ns_(clock.now_ns()) {
     for (uint32_t i = 0; i < shape.depth; ++i) idle_.push_back(i);
   }
@@ -53,10 +54,12 @@ class Trial {
   }
 
   Status reap() {
+    const int64_t asleep_ns = clock_.now_ns();
     const size_t n = engine_.reap(done_, kPatienceNs);
     if (n == 0)
       return make_error(ErrorCode::kDeadline, "drive trial: nothing came for {} s",
                         kPatienceNs / kSecondNs);
+    if (done_[0].completed_ns >= asleep_ns) wakes_.add(clock_.now_ns() - done_[0].completed_ns);
     for (const ReadCompletion& done : std::span(done_).first(n)) {
       if (done.result != static_cast<int32_t>(shape_.block_bytes))
         return make_error(ErrorCode::kIo, "drive trial: a read of {} bytes answered {}",
@@ -87,6 +90,7 @@ class Trial {
     trial.p50_ns = latencies_.percentile(50);
     trial.p99_ns = latencies_.percentile(99);
     trial.max_ns = latencies_.max();
+    trial.wake_ns = wakes_.percentile(50);
     return trial;
   }
 
@@ -96,7 +100,7 @@ class Trial {
   Rng rng_;
   std::vector<ReadCompletion> done_;
   std::vector<uint32_t> idle_;
-  Samples latencies_;
+  Samples latencies_, wakes_;
   std::vector<uint64_t> by_second_;
   uint64_t reads_ = 0;
   int64_t least_ns_ = 0;

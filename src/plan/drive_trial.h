@@ -32,6 +32,7 @@ struct DriveTrial {
   double slowest_second = 0;          // bytes per second of its slowest whole second; 0: too short
   int64_t least_ns = 0, mean_ns = 0;  // of a read
   int64_t p50_ns = 0, p99_ns = 0, max_ns = 0;
+  int64_t wake_ns = 0;  // from a read's end until whoever slept for it is awake, median
 };
 
 // Errors: kInvalidArgument (a range or memory smaller than a read), kIo (a read failed), kDeadline

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -30,6 +31,8 @@ struct ForecastOptions {
   // look-ahead in decode.
   double guess_accuracy = 0;
   uint64_t seed = 1;
+  bool samples = true;               // false: tokens are given (a bench)
+  std::optional<DriveChoice> drive;  // how drives are asked; none: as the profile's probe chose
 
   uint64_t log_tokens() const {  // that a forecast takes from its log
     return (warm_tokens == 0 ? 1u : 2u) * uint64_t{prompt_tokens} + warm_tokens + tokens;

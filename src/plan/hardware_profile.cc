@@ -53,6 +53,7 @@ class ObjectReader {
   }
   const Json* object(const char* key) { return of_kind(key, Json::value_t::object, "an object"); }
   const Json* list(const char* key) { return of_kind(key, Json::value_t::array, "a list"); }
+  bool has(const char* key) const { return json_.contains(key); }
   const std::string& where() const { return where_; }
 
   void fail(ErrorCode code, const char* key, std::string_view expected, std::string_view found) {
@@ -121,6 +122,7 @@ void read_cpu(ObjectReader reader, HardwareProfile& profile, Status& status) {
   reader.number("dispatch_ns", profile.dispatch_ns, 0, kTimeMax);
   reader.number("event_ns", profile.event_ns, 0, kTimeMax);
   reader.number("token_ns", profile.token_ns, 0, kTimeMax);
+  if (reader.has("wake_ns")) reader.number("wake_ns", profile.wake_ns, 0, kTimeMax);
   reader.number("slowdown_beside_reads", profile.slowdown_beside_reads, 1, 100);
   const Json* kernels = reader.list("kernels");
   if (kernels == nullptr) return;
@@ -218,6 +220,7 @@ std::string profile_text(const HardwareProfile& profile) {
         {"dispatch_ns", profile.dispatch_ns},
         {"event_ns", profile.event_ns},
         {"token_ns", profile.token_ns},
+        {"wake_ns", profile.wake_ns},
         {"slowdown_beside_reads", profile.slowdown_beside_reads},
         {"kernels", kernels}}},
       {"drives", drives}};

@@ -111,6 +111,7 @@ class MachineProbe {
     shape.time_ns = options_.drive_ns;
     OFFSTAGE_TRY(const DriveTrial loaded, try_drive(*engine, clock_, shape));
     add_drive(path, asked, idle, loaded);
+    profile_.wake_ns = std::max(profile_.wake_ns, idle.wake_ns);
     if (profile_.drives.size() == 1) OFFSTAGE_TRY_VOID(measure_slowdown(*engine, path, file_bytes));
     return {};
   }

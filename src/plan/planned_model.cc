@@ -4,6 +4,7 @@
 
 #include <deque>
 #include <initializer_list>
+#include <numeric>
 
 #include "base/checked_math.h"
 
@@ -220,7 +221,8 @@ PlannedModel over_drives(const PlannedModel& model, uint32_t n_drives) {
   PlannedModel striped = model;
   striped.layout = ExpertLayout(std::move(layers), layout.n_experts());
   striped.file_bytes.assign(n_drives, store.file_bytes);
-  striped.is_striped = true;
+  striped.drive_of_file.resize(n_drives);
+  std::iota(striped.drive_of_file.begin(), striped.drive_of_file.end(), 0);
   return striped;
 }
 

@@ -5,6 +5,7 @@
 // which of the two it was: memory plan, slots, KV and reads are the runtime's own code.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -26,8 +27,8 @@ struct PlannedModel {
   bool tied_embedding = false;
   ModelTensors tensors;  // into `owner`
   ExpertLayout layout = ExpertLayout({}, 0);
-  std::vector<uint64_t> file_bytes;  // by Extent::file
-  bool is_striped = false;           // a file on each drive; else all files are on one
+  std::vector<uint64_t> file_bytes;     // by Extent::file
+  std::vector<uint32_t> drive_of_file;  // likewise; empty: all are on one
   uint64_t total_params = 0;
   uint64_t active_params = 0;  // per token, counted as its makers do (model/tensors.h)
   uint64_t weights_bytes = 0;  // of all tensors
@@ -36,6 +37,10 @@ struct PlannedModel {
   uint64_t experts_bytes() const { return layout.total_expert_bytes(); }
   uint64_t expert_bytes() const {  // of one, in the first layer that has some
     return layout.n_layers() == 0 ? 0 : layout.expert_bytes(LayerIndex(0));
+  }
+  uint32_t n_drives() const {
+    const auto last = std::max_element(drive_of_file.begin(), drive_of_file.end());
+    return last == drive_of_file.end() ? 1 : *last + 1;
   }
   uint64_t embedding_params() const { return tensors.embedding->elements(); }
 };

@@ -18,8 +18,10 @@ constexpr int64_t kDeadlineNs = 3'600'000'000'000;
 constexpr double kBetweenChunksNs = 50'000;
 constexpr double kChunksMax = 64;
 
-// How a run would ask the drives: as its probe chose, or as it does where it doesn't probe.
+// How the run asked the drives, or how it would: as its probe chose, or as it does where it doesn't
+// probe.
 DriveChoice drive_choice(const TokenSimulation::Parts& parts) {
+  if (parts.options.drive) return *parts.options.drive;
   DriveChoice choice;
   const bool probed = parts.model.experts_bytes() >= kProbedExpertBytesMin;
   for (const DriveSpeed& drive : parts.profile.drives) {
@@ -37,14 +39,15 @@ SimOptions simulated_drives(const TokenSimulation::Parts& parts, uint32_t depth)
   options.drives.clear();
   options.seed = parts.options.seed;
   const PlannedModel& model = parts.model;
-  const uint32_t n_drives = model.is_striped ? static_cast<uint32_t>(model.file_bytes.size()) : 1;
+  const uint32_t n_drives = model.n_drives();
   CHECK_LE(n_drives, parts.profile.drives.size());
   for (uint32_t d = 0; d < n_drives; ++d)
     options.drives.push_back(parts.profile.drives[d].simulated());
+  options.wake_ns = parts.profile.wake_ns;
   options.depth = depth * n_drives;  // the scheduler gives every drive an equal share
   for (uint32_t f = 0; f < model.file_bytes.size(); ++f)
     options.files.push_back({.bytes = round_up(model.file_bytes[f], kSectorBytes) + kSectorBytes,
-                             .drive = model.is_striped ? f : 0});
+                             .drive = f < model.drive_of_file.size() ? model.drive_of_file[f] : 0});
   return options;
 }
 
@@ -102,7 +105,11 @@ Status TokenSimulation::make_tier() {
   OFFSTAGE_TRY(auto policy,
                make_policy(parts_.options.runtime.cache_policy,
                            {n_layers, n_experts, spec_.router.n_used, plan.kept_per_layer}));
-  usage_ = {n_layers, n_experts, 0, std::vector<float>(size_t{n_layers} * n_experts, 0)};
+  if (parts_.usage != nullptr) {
+    usage_ = *parts_.usage;
+  } else {
+    usage_ = {n_layers, n_experts, 0, std::vector<float>(size_t{n_layers} * n_experts, 0)};
+  }
   policy_ = make_counting_policy(std::move(policy), usage_);
   RamTierParts tier = {model.layout, plan,   *slots_,        *reads_, *index_,  worker_,
                        *policy_,     timer_, parts_.notices, paths,   reads_max};
@@ -129,18 +136,25 @@ CauseTimes TokenSimulation::run_prompt(const RouteLog& log, uint64_t first, uint
   const uint32_t chunk = std::max(parts_.plan.chunk_rows, 1u);
   for (uint32_t done = 0; done < n_rows;) {
     const uint32_t n = std::min(chunk, n_rows - done);
-    forward({log, first + done, n, done + n - 1, n_rows > 1 ? Phase::kPrefill : Phase::kDecode});
+    run_rows(log, first + done, n, done, n_rows > 1 ? Phase::kPrefill : Phase::kDecode);
     done += n;
   }
-  spend(cost_.output_ns(), Cause::kOutput);
-  spend(cost_.sample_ns(), Cause::kSample);
-  return timer_.take();
+  return end_step();
 }
 
 CauseTimes TokenSimulation::run_token(const RouteLog& log, uint64_t token, uint32_t position) {
-  forward({log, token, 1, position, Phase::kDecode});
+  run_rows(log, token, 1, position, Phase::kDecode);
+  return end_step();
+}
+
+void TokenSimulation::run_rows(const RouteLog& log, uint64_t first, uint32_t n, uint32_t position,
+                               Phase phase) {
+  forward({log, first, n, position + n - 1, phase});
+}
+
+CauseTimes TokenSimulation::end_step() {
   spend(cost_.output_ns(), Cause::kOutput);
-  spend(cost_.sample_ns(), Cause::kSample);
+  if (parts_.options.samples) spend(cost_.sample_ns(), Cause::kSample);
   return timer_.take();
 }
 

@@ -37,6 +37,7 @@ class TokenSimulation {
     const HardwareProfile& profile;
     const ForecastOptions& options;
     Notices& notices;
+    const ExpertUsage* usage = nullptr;  // what earlier runs knew; none: a cold start
   };
   // Errors: the policy's name; no room for the addresses of one slot of each size.
   static Result<std::unique_ptr<TokenSimulation>> create(const Parts& parts);
@@ -48,6 +49,12 @@ class TokenSimulation {
   CauseTimes run_prompt(const RouteLog& log, uint64_t first, uint32_t n_rows);
   // Token of the log, `position` others before it.
   CauseTimes run_token(const RouteLog& log, uint64_t token, uint32_t position);
+
+  // The same step by step: a forward of rows [first, first + n) of the log, `position` tokens
+  // before them; and the last one's logits, with which a prompt or a token ends. All since the last
+  // end.
+  void run_rows(const RouteLog& log, uint64_t first, uint32_t n, uint32_t position, Phase phase);
+  CauseTimes end_step();
 
   const TierCounters& counters() const { return tier_->counters(); }
   uint64_t bytes_read() const { return reads_->counters().bytes_read; }

@@ -49,6 +49,7 @@ Status Forward::run(std::span<const Row> rows, Phase phase, const LogitsSink& si
   if (replay_ != nullptr) replay_->begin_forward(n_rows, *notices_);
   if (recorder_ != nullptr) recorder_->begin_forward(rows, phase == Phase::kPrefill);
   if (routes_ != nullptr) routes_->begin_forward(rows, phase == Phase::kPrefill);
+  if (first_routes_ != nullptr) first_routes_->begin_forward(n_rows);
   embed(rows);
   look_ahead(0, n_rows, phase);
   for (uint32_t layer = 0; layer < parts_.spec.n_layers; ++layer) {
@@ -60,6 +61,7 @@ Status Forward::run(std::span<const Row> rows, Phase phase, const LogitsSink& si
   if (replay_ != nullptr) replay_->end_forward();
   if (recorder_ != nullptr) OFFSTAGE_TRY_VOID(recorder_->end_forward());
   if (routes_ != nullptr) routes_->end_forward();
+  if (first_routes_ != nullptr) first_routes_->end_forward();
   parts_.timer.enter(Cause::kOutput);
   output(rows, sink);
   return {};
@@ -154,6 +156,7 @@ void Forward::read_ahead(LayerIndex layer, uint32_t n_rows) {
 void Forward::show(LayerIndex layer, const Routing& routing) {
   if (recorder_ != nullptr) recorder_->add_layer(layer, routing);
   if (routes_ != nullptr) routes_->add_layer(layer, routing);
+  if (first_routes_ != nullptr) first_routes_->add_layer(layer, routing);
   if (gate_accuracy_ != nullptr) gate_accuracy_->at_layer(layer, routing, s_.x);
 }
 

@@ -17,6 +17,7 @@
 #include "runtime/chunk_forecast.h"
 #include "runtime/compute.h"
 #include "runtime/ffn_block.h"
+#include "runtime/first_routes.h"
 #include "runtime/gate_accuracy.h"
 #include "runtime/kv_cache.h"
 #include "runtime/lookahead.h"
@@ -62,6 +63,7 @@ class Forward {
   // Whoever watches the routing from now on; nullptr: nobody. They never change a result.
   void set_recorder(RouteRecorder* recorder) { recorder_ = recorder; }
   void set_route_memory(RouteMemory* routes) { routes_ = routes; }
+  void set_first_routes(FirstRoutes* routes) { first_routes_ = routes; }
   void set_gate_accuracy(GateAccuracy* gate_accuracy) { gate_accuracy_ = gate_accuracy; }
 
   uint32_t rows_max() const { return parts_.rows_max; }
@@ -88,6 +90,7 @@ class Forward {
   Notices* notices_ = nullptr;  // beside it
   RouteRecorder* recorder_ = nullptr;
   RouteMemory* routes_ = nullptr;
+  FirstRoutes* first_routes_ = nullptr;
   GateAccuracy* gate_accuracy_ = nullptr;
 };
 

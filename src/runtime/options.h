@@ -66,6 +66,7 @@ struct RuntimeOptions {
   std::optional<double> oracle_prefetch;  // with it: guesses are true, this share of the calls
   bool warm_start = true;                 // begin with what earlier runs' experts were used for
   RecordLevel record = RecordLevel::kToken;
+  bool keep_first_routes = false;  // for a forecast of the run after it (first_routes.h)
   bool mlock = false;  // what the plan holds never leaves RAM; an error where that isn't allowed
   Numa numa = Numa::kOff;
   bool preload = true;            // read at start what RAM will keep anyway

@@ -114,6 +114,7 @@ Status Runtime::start_trace(Notices& notices) {
   const RouteShape shape = {spec().n_moe_layers(), spec().router.n_experts, spec().router.n_used};
   if (options_.record >= RecordLevel::kLayer && shape.n_layers != 0)
     routes_.emplace(shape, routes_kept(shape));
+  if (options_.keep_first_routes) first_routes_.emplace(shape, FirstRoutes::rows_for(shape));
   if (options_.record >= RecordLevel::kRead)
     workers_->record_spans(kSpansKept / workers_->size(),
                            [this] { return static_cast<uint8_t>(timer_.cause()); });
@@ -308,6 +309,7 @@ Status Runtime::load(HostArena dense_arena, Notices& notices, const Hooks& hooks
       spec(), dense_->weights(), *compute_, *rotary_, *kv_, options_.k_type, options_.v_type,
       *tier_, *lookahead_, *forecast_, timer_, *trace_, scratch, plan_.chunk_rows});
   if (routes_) forward_->set_route_memory(&*routes_);
+  forward_->set_first_routes(first_routes());
   if (replay_) forward_->set_replay(*replay_, notices);
   if (replay_ && replay_->oracle_recall()) lookahead_->set_oracle(&*replay_);
   preload(hooks);

@@ -79,6 +79,7 @@ class Runtime {
 
   const ModelSpec& spec() const { return file_->spec; }
   const ModelFile& file() const { return *file_; }
+  std::shared_ptr<const ModelFile> shared_file() const { return file_; }
   const Tokenizer& tokenizer() const { return *tokenizer_; }
   const MemoryPlan& plan() const { return plan_; }
   const RuntimeOptions& options() const { return options_; }
@@ -117,6 +118,10 @@ class Runtime {
   const RouteRecorder* route_recorder() const { return recorder_.get(); }
   // The last tokens' routing, from RecordLevel::kLayer on; nullptr otherwise, or without experts.
   const RouteMemory* route_memory() const { return routes_ ? &*routes_ : nullptr; }
+  // With RuntimeOptions::keep_first_routes, else nullptr: what all rows called since the start, or
+  // its restart().
+  FirstRoutes* first_routes() { return first_routes_ ? &*first_routes_ : nullptr; }
+  const ExpertUsage& usage() const { return usage_; }  // of the experts, earlier runs' included
   // From now on the next-layer gate is held against every layer's calls.
   const GateAccuracy& measure_gate();
   // Tokens of earlier runs whose use of the experts this one began with; 0: a cold start.
@@ -145,9 +150,10 @@ class Runtime {
   std::vector<std::string> drive_names_;  // as the trace counts them
   std::optional<Trace> trace_;
   std::optional<RouteMemory> routes_;
+  std::optional<FirstRoutes> first_routes_;
   std::optional<LoadProbe> load_;
   std::optional<DriveThermometers> thermometers_;
-  std::unique_ptr<ModelFile> file_;
+  std::shared_ptr<ModelFile> file_;
   std::optional<RouteReplay> replay_;
   std::unique_ptr<Tokenizer> tokenizer_;
   const Kernels* kernels_ = nullptr;

@@ -4,6 +4,7 @@
 #include <fstream>
 
 #include "tests/app/json_schema.h"
+#include "tests/app/machine_json.h"
 #include "tests/app/program.h"
 
 namespace offstage {
@@ -15,21 +16,11 @@ using testing::Outcome;
 using testing::SchemaCheck;
 
 constexpr const char* kModel = "micro-qwen3moe-q4_k_m";
-constexpr const char* kProfile = R"({
-  "schema": "offstage.profile/1", "machine": "two cores", "date": "2026-11-22T00:00:00Z",
-  "ram": {"bytes": 25769803776, "read_bytes_per_s": 25e9},
-  "cpu": {"threads": 2, "hash_bytes_per_s": 6e9, "dispatch_ns": 3000, "event_ns": 9000,
-          "token_ns": 60000, "slowdown_beside_reads": 1.15,
-          "kernels": [{"type": "Q4_K", "decode_bytes_per_s": 21e9, "prefill_params_per_s": 45e9}]},
-  "drives": [{"name": "vda", "bytes_per_s": 1.3e9, "latency_ns": 180000, "jitter_ns": 90000,
-              "channels": 32, "block_bytes": 1048576, "depth": 16, "slowest_second": 0,
-              "read_p99_ns": 0}]})";
-
 class PlanTest : public testing::ProgramTest {
  protected:
   std::string profile() {
     const std::string path = folder_ / "machine.json";
-    std::ofstream(path) << kProfile;
+    std::ofstream(path) << testing::kMachine;
     return path;
   }
 };

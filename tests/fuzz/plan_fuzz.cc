@@ -1,13 +1,14 @@
-// Any bytes as a model's config.json or as a hardware profile: no crash; what is read is in range,
-// and a model that is accepted can be sized.
+// Any bytes as a model's config.json, a hardware profile or the line of a past forecast: no crash;
+// what is read is in range, and a model that is accepted can be sized.
 //
-// The first byte picks which of the two; the rest is the text.
+// The first byte picks which of the three; the rest is the text.
 #include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
 
 #include "base/check.h"
+#include "plan/forecast_history.h"
 #include "plan/hardware_profile.h"
 #include "plan/hf_config.h"
 #include "plan/planned_model.h"
@@ -42,15 +43,24 @@ void try_profile(std::string_view text) {
   CHECK(profile_text(*again) == profile_text(*profile));
 }
 
+void try_line(std::string_view text) {
+  const auto kept = parse_forecast(text);
+  if (!kept) return;
+  const auto again = parse_forecast(forecast_text(*kept));
+  CHECK(again.has_value());
+  CHECK(forecast_text(*again) == forecast_text(*kept));
+}
+
 }  // namespace
 }  // namespace offstage
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const std::string_view text(reinterpret_cast<const char*>(data) + 1, size - 1);
-  if (data[0] % 2 == 0)
-    offstage::try_config(text);
-  else
-    offstage::try_profile(text);
+  switch (data[0] % 3) {
+    case 0: offstage::try_config(text); break;
+    case 1: offstage::try_profile(text); break;
+    default: offstage::try_line(text);
+  }
   return 0;
 }

@@ -151,6 +151,19 @@ TEST(Forecast, GuessesThatAreRightHideReading) {
   EXPECT_LT(wrong.read_bytes_per_token, 1.1 * without.read_bytes_per_token);
 }
 
+// A thread that slept for a read isn't awake at once.
+TEST(Forecast, WakingTakesItsTime) {
+  const ForecastOptions options = small_options();
+  HardwareProfile machine = small_machine();
+  const MemoryPlan plan = half_plan(small_model(), options);
+  const Forecast at_once = forecast_of(plan, machine, options);
+  machine.wake_ns = 40'000;
+  const Forecast late = forecast_of(plan, machine, options);
+  const int64_t more_ns = late.token[Cause::kWaitDrive] - at_once.token[Cause::kWaitDrive];
+  EXPECT_GT(more_ns, machine.wake_ns);  // one layer of four misses something at least
+  EXPECT_LE(more_ns, 8 * machine.wake_ns);
+}
+
 // What fits is read before the first token; a first prompt and one after others differ.
 TEST(Forecast, AWarmCacheReadsLess) {
   ForecastOptions options = small_options();

@@ -45,6 +45,14 @@ TEST(HardwareProfile, SaysWhatIsWrongAndWhere) {
   refused([](Json& j) { j["cpu"]["threads"] = "two"; }, corrupt, "threads");
 }
 
+TEST(HardwareProfile, AnOlderOneIsRead) {
+  Json json = Json::parse(profile_text(small_machine()));
+  json["cpu"].erase("wake_ns");
+  const auto profile = parse_profile(json.dump(), "older");
+  ASSERT_TRUE(profile) << profile.error().message;
+  EXPECT_EQ(profile->wake_ns, 0);
+}
+
 TEST(HardwareProfile, AnUnmeasuredFormatIsAnnounced) {
   Notices notices;
   const KernelSpeed speed = small_machine().kernel_of(TensorType::kQ4_K, notices);

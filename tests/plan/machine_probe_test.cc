@@ -19,7 +19,8 @@ class DriveTrialTest : public ::testing::Test {
   DriveTrialTest()
       : engine_({.files = {{.bytes = 256u << 20}},
                  .drives = {{.latency_ns = 100'000, .jitter_ns = 0, .bytes_per_s = 1'000'000'000}},
-                 .depth = 32},
+                 .depth = 32,
+                 .wake_ns = 7'000},
                 clock_) {
     shape_.range_bytes = 256u << 20;
     shape_.block_bytes = 64u << 10;
@@ -41,7 +42,8 @@ TEST_F(DriveTrialTest, OneAtATimeShowsLatency) {
   ASSERT_TRUE(trial) << trial.error().message;
   EXPECT_EQ(trial->least_ns, 100'000);
   EXPECT_EQ(trial->p99_ns, 100'000);
-  EXPECT_NEAR(trial->bytes_per_s, (64 << 10) / 100e-6, 1e6);
+  EXPECT_EQ(trial->wake_ns, 7'000);
+  EXPECT_NEAR(trial->bytes_per_s, (64 << 10) / 107e-6, 1e6);
   EXPECT_GE(clock_.now_ns(), shape_.time_ns);
 }
 

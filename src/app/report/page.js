@@ -1,22 +1,14 @@
-// The report: its parts in order, for the run that is chosen.
+// The report of runs: its parts in order, for the run that is chosen.
 'use strict';
 (() => {
   const {format} = Charts;
-  const {make, table, section, draw_charts} = Elements;
+  const {make, table} = Elements;
   const {percent, sum} = TimeSections;
-  const SHEET_WIDTH = 690;  // of A4 between its margins, in CSS pixels
-
-  function named_values(caption, values) {
-    return table(caption, [
-      {name: '', of: (one) => one.name},
-      {name: '', of: (one) => one.value},
-    ], values);
-  }
 
   function cards(run) {
     const hits = sum(run.tokens.ram_hits), reads = sum(run.tokens.drive_reads);
     const bound = run.ceilings.tok_s;
-    const figures = [
+    return Frame.cards([
       ['speed', `${format(run.tok_s)} tokens/s`],
       ['prompt to first token', `${format(run.ttft_ms)} ms`],
       [`${run.unit}, median`, `${format(run.itl_ms.p50)} ms`],
@@ -25,28 +17,7 @@
       ...(hits + reads === 0 ? [] : [['experts from RAM', percent(hits / (hits + reads))]]),
       ...(run.unit === 'token' && bound > 0 ?
           [['of what RAM allows', percent(run.tok_s / bound)]] : []),
-    ];
-    return make('dl', {class: 'cards'}, ...figures.map(([name, value]) =>
-        make('div', {}, make('dt', {}, name), make('dd', {}, value))));
-  }
-
-  function surroundings(run, report) {
-    const fallbacks = run.fallbacks.length === 0 ?
-        make('p', {}, 'None: everything is as asked for.') :
-        table('What was done another way than the fastest', [
-          {name: 'subject', of: (notice) => notice.subject},
-          {name: 'what was said', of: (notice) => notice.text},
-        ], run.fallbacks);
-    return [
-      section('Fallbacks and notes', fallbacks),
-      section('The run', make('pre', {}, report.command.map(quoted).join(' ')),
-          named_values('Settings', run.facts)),
-      section('The machine', named_values('Environment', report.environment)),
-    ];
-  }
-  // As a shell would take it.
-  function quoted(word) {
-    return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replace(/'/g, `'\\''`)}'`;
+    ]);
   }
 
   function comparison(report) {
@@ -95,39 +66,14 @@
       parts.push(TierSections.layers(run), TierSections.bandwidth(run, zoom),
                  TierSections.sizes(run));
     }
-    parts.push(...surroundings(run, report));
-    document.getElementById('main').replaceChildren(...parts);
-    draw_charts();
-    // For tests: how many charts there are.
-    document.documentElement.dataset.charts = String(Charts.count());
+    parts.push(Frame.fallbacks(run.fallbacks),
+               Frame.command(report, 'The run', Frame.named_values('Settings', run.facts)),
+               Frame.machine(report));
+    Frame.show(parts);
   }
 
-  // Charts keep the size at which they were drawn: on a sheet they are shown smaller.
-  function fit_paper() {
-    const charts = () => document.querySelectorAll('.chart');
-    addEventListener('beforeprint', () => {
-      const zoom = Math.min(1, SHEET_WIDTH / document.getElementById('main').clientWidth);
-      for (const chart of charts()) {
-        chart.style.width = `${chart.clientWidth}px`;
-        chart.style.zoom = zoom;
-      }
-    });
-    addEventListener('afterprint', () => {
-      for (const chart of charts()) chart.style.width = chart.style.zoom = '';
-    });
-  }
-
-  try {
-    const report = JSON.parse(document.getElementById('data').textContent);
-    document.title = `Offstage report: ${report.runs[0].model.name}`;
+  Frame.start((report) => {
     show(report, 0);
-    fit_paper();
-  } catch (error) {
-    const problem = document.getElementById('problem');
-    problem.textContent =
-        `This report could not be drawn: ${error.message}. Its data is in script#data.`;
-    problem.hidden = false;
-    document.documentElement.dataset.problem = error.message;
-    throw error;
-  }
+    return report.runs[0].model.name;
+  });
 })();
