@@ -1,0 +1,206 @@
+#!/usr/bin/env python3
+"""Forecasts held against runs: a table of both, setting by setting, in Markdown.
+
+  plan_accuracy.py --model FILE@RAM,RAM ... [--p99-model FILE@RAM,RAM ...] [--drives FOLDER FOLDER]
+
+For every model its routing is recorded once, on another text than the one that is measured. Then, for
+each budget, with one free drive, one paced one and (with --drives, into which the model is packed)
+two paced ones: `probe`, `plan` with that recording, `run`. Nothing of a run is known to the forecast
+before it; the one made after it (`forecast` of its JSON), with the run's own routing, stands beside,
+so that errors of the machine's profile and of guessed routing can be told apart.
+
+Needs a machine that does nothing else, and time: a probe and a run for each row.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+
+RECORDED_PROMPT = "A theatre in winter: the stage is dark, and the"
+MEASURED_PROMPT = "The prompter calls eight of the actors; the line is"
+RECORDED_TOKENS = 256
+CONTEXT_SPARE = 64
+
+
+def say(text):
+    print(text, file=sys.stderr, flush=True)
+
+
+class Program:
+    """The program with a cache folder of its own, so that its profile is this measurement's."""
+
+    def __init__(self, path, folder, threads):
+        self.path = path
+        self.folder = folder
+        self.threads = ["-t", str(threads)] if threads else []
+        self.environment = dict(os.environ, XDG_CACHE_HOME=folder)
+
+    def __call__(self, *arguments):
+        done = subprocess.run([self.path, *map(str, arguments)], env=self.environment,
+                              capture_output=True, text=True)
+        if done.returncode != 0:
+            sys.exit(f"{self.path} {' '.join(map(str, arguments))}: exit code {done.returncode}\n"
+                     f"{done.stderr}")
+        return done.stdout
+
+    def json(self, *arguments):
+        return json.loads(self(*arguments, "--json"))
+
+
+def parse_model(text):
+    file, at, budgets = text.rpartition("@")
+    if not at or not budgets:
+        raise argparse.ArgumentTypeError(f"'{text}': expected FILE@RAM,RAM")
+    return file, budgets.split(",")
+
+
+def recall_of(run):
+    """What the gate got right, over all layers."""
+    shares = run["prefetch"]["guess_recall"]
+    return statistics.mean(shares) if shares else 0
+
+
+def record(program, file, budget, trace):
+    """The routing of another text, and how well it could be guessed."""
+    run = program.json("run", "-m", file, *program.threads, "--ram", budget, "-c", 1024, "-p",
+                       RECORDED_PROMPT, "-n", RECORDED_TOKENS, "--temp", 1, "-s", 7, "--ignore-eos",
+                       "--no-warm-start", "--no-forecast", "--record-routing", trace)
+    return recall_of(run)
+
+
+def measure(program, options, file, budget, trace, recall, tokens, n_prompt, n_drives, pace):
+    """One row: profile, forecast, run."""
+    context = n_prompt + tokens + CONTEXT_SPARE
+    program("probe", "--on", file, "--seconds", options.probe_seconds, *program.threads)
+    paced = ["--pace", pace] if pace else []
+    shared = ["-m", file, "--ram", budget, "-c", context]
+    added = ["--add-drive", n_drives - 1] if n_drives > 1 else []
+    plan = program.json("plan", *shared, "--routing", trace, "--guess-accuracy", f"{recall:.4f}",
+                        "--cold", "-p", n_prompt, "-n", tokens, *paced, *added)
+    cell = next(cell for cell in plan["cells"] if cell["drives"] == n_drives)
+    folders = [word for folder in options.drives or [] for word in ("--drive", folder)]
+    striped = [*folders, "--folders-are-drives"] if n_drives > 1 else []
+    run = program.json("run", *shared, *program.threads, "-p", MEASURED_PROMPT, "-n", tokens + 1,
+                       "--temp", 1, "-s", 2, "--ignore-eos", "--no-warm-start", *paced, *striped)
+    calls = run["experts"]["ram_hits"] + run["experts"]["drive_reads"]
+    return {
+        "model": os.path.basename(file).removesuffix(".gguf"),
+        "ram": budget,
+        "drives": n_drives,
+        "pace": pace or "free",
+        "tokens": len(run["token_records"]),
+        "forecast": {"tok_s": cell["decode_tok_s"], "hits": cell["hit_rate"]["ram"],
+                     "p99": cell["token_ms"]["p99"]},
+        "measured": {"tok_s": run["decode_tok_s"],
+                     "hits": run["experts"]["ram_hits"] / calls if calls else 1,
+                     "p99": run["token_ms"]["p99"]},
+        "hindsight": run["forecast"],
+        "wait_ms": run["wait_ms"],
+    }
+
+
+def settings_of(budgets, options):
+    for budget in budgets:
+        yield budget, 1, None
+        yield budget, 1, options.pace
+        if options.drives:
+            yield budget, 2, options.pace
+
+
+def measure_all(program, options, models, tokens):
+    rows = []
+    for file, budgets in models:
+        trace = os.path.join(program.folder, "routing.trace")
+        say(f"{file}: recording its routing")
+        recall = record(program, file, budgets[0], trace)
+        n_prompt = len(program.json("tokenize", "-m", file, "-p", MEASURED_PROMPT,
+                                    "--add-special")["tokens"])
+        if options.drives:
+            say(f"{file}: packing it into {', '.join(options.drives)}")
+            program("pack", "-m", file, *(word for folder in options.drives
+                                          for word in ("--drive", folder)))
+        for budget, n_drives, pace in settings_of(budgets, options):
+            row = measure(program, options, file, budget, trace, recall, tokens, n_prompt,
+                          n_drives, pace)
+            rows.append(row)
+            say(line_of(row))
+    return rows
+
+
+def relative(row, key):
+    return row["forecast"][key] / row["measured"][key] - 1
+
+
+def points(row):
+    return 100 * (row["forecast"]["hits"] - row["measured"]["hits"])
+
+
+def line_of(row):
+    forecast, measured, after = row["forecast"], row["measured"], row["hindsight"]
+    return (f"| `{row['model']}` | {row['ram']} | {row['drives']} | {row['pace']} | "
+            f"{row['tokens']} | {forecast['tok_s']:.2f} | {measured['tok_s']:.2f} | "
+            f"{100 * relative(row, 'tok_s'):+.1f} % | {100 * forecast['hits']:.1f} | "
+            f"{100 * measured['hits']:.1f} | {points(row):+.1f} | {forecast['p99']:.1f} | "
+            f"{measured['p99']:.1f} | {100 * relative(row, 'p99'):+.1f} % | "
+            f"{100 * after['error']['decode_tok_s']:+.1f} % |")
+
+
+def table(rows):
+    head = ["model", "RAM", "drives", "pace", "tokens", "forecast tok/s", "measured", "error",
+            "hits %", "measured", "points", "p99 ms", "measured", "error",
+            "tok/s error in hindsight"]
+    lines = ["| " + " | ".join(head) + " |",
+             "|---|---:|---:|---:|" + "---:|" * (len(head) - 4)]
+    return "\n".join(lines + [line_of(row) for row in rows])
+
+
+def summary(rows):
+    speeds = [abs(relative(row, "tok_s")) for row in rows]
+    tails = [abs(relative(row, "p99")) for row in rows]
+    after = [abs(row["hindsight"]["error"]["decode_tok_s"]) for row in rows]
+    hits = [abs(points(row)) for row in rows]
+    return (f"Median error of {len(rows)} settings: {100 * statistics.median(speeds):.1f} % of "
+            f"tok/s (within 10 %: {sum(e <= .1 for e in speeds)}; in hindsight "
+            f"{100 * statistics.median(after):.1f} %), {statistics.median(hits):.1f} points of hits "
+            f"(within 1.5: {sum(e <= 1.5 for e in hits)}), "
+            f"{100 * statistics.median(tails):.1f} % of p99 (within 20 %: "
+            f"{sum(e <= .2 for e in tails)}).")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=parse_model, action="append", default=[],
+                        metavar="FILE@RAM,RAM", help="speed and hits, over --tokens tokens")
+    parser.add_argument("--p99-model", type=parse_model, action="append", default=[],
+                        metavar="FILE@RAM,RAM", help="p99 too, over --p99-tokens tokens")
+    parser.add_argument("--drives", nargs=2, metavar="FOLDER",
+                        help="two folders that stand for two drives, paced")
+    parser.add_argument("--pace", default="400M", help="of each paced drive (400M)")
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--p99-tokens", type=int, default=2000)
+    parser.add_argument("--probe-seconds", type=float, default=2)
+    parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--program", default="build/release/offstage")
+    parser.add_argument("--out", metavar="JSON", help="keep the rows as JSON, too")
+    options = parser.parse_args()
+    if not options.model and not options.p99_model:
+        parser.error("no --model and no --p99-model")
+    with tempfile.TemporaryDirectory() as folder:
+        program = Program(options.program, folder, options.threads)
+        rows = measure_all(program, options, options.model, options.tokens)
+        tails = measure_all(program, options, options.p99_model, options.p99_tokens)
+    for part in (rows, tails):
+        if part:
+            print(table(part) + "\n\n" + summary(part) + "\n")
+    if options.out:
+        with open(options.out, "w", encoding="utf-8") as file:
+            json.dump({"settings": rows, "p99": tails}, file, indent=1)
+
+
+if __name__ == "__main__":
+    main()
