@@ -52,10 +52,13 @@ void Simulation::check_completeness() {
 
 // Every read that comes back at all has come back; guesses are given up by their layers' events.
 void Simulation::settle() {
-  const auto stuck = faults_->fault_counters().injected[static_cast<size_t>(FaultKind::kNever)];
+  // Asked anew: what is read again in here may be what never comes back.
+  const auto stuck = [&] {
+    return faults_->fault_counters().injected[static_cast<size_t>(FaultKind::kNever)];
+  };
   for (uint32_t i = 0; i < kSettleSteps; ++i) {
     const bool visited_all = i >= 2 * c_.n_layers();
-    if (visited_all && witness_->outstanding() <= stuck && reads_->unfinished() == 0) return;
+    if (visited_all && witness_->outstanding() <= stuck() && reads_->unfinished() == 0) return;
     clock_.advance_ns(kSettleStepNs);
     event_ = {LayerIndex(i % c_.n_layers()), {}, {}};
     tier_->begin(event_.layer, {}, Phase::kDecode);
@@ -64,7 +67,7 @@ void Simulation::settle() {
     if (is_over()) return;
   }
   accuse(fmt::format("I4: {} reads are still out, {} of them never come back",
-                     witness_->outstanding(), stuck));
+                     witness_->outstanding(), stuck()));
 }
 
 // I4: every slot is empty or resident, but for those that a drive never gave back.
