@@ -20,6 +20,7 @@ namespace {
 
 constexpr int64_t kPaceBurstNs = 1'000'000;  // what an idle drive of that speed may catch up
 constexpr int kPoison = 0xDB;
+constexpr int kFlipDraws = 16;
 
 template <typename Item>
 bool due_first(const Item& a, const Item& b) {
@@ -55,6 +56,7 @@ struct FaultEngine::State {
   void release_requests(int64_t now_ns);
   void take_answer(ReadCompletion completion, int64_t now_ns);
   void alter(Flight& flight, ReadCompletion& completion);
+  void flip(const ReadRequest& request, size_t bytes);
   size_t deliver(std::span<ReadCompletion> out, int64_t now_ns);
   int64_t next_due_ns() const;
 
@@ -66,6 +68,7 @@ struct FaultEngine::State {
   Rng rng;
   std::vector<uint64_t> rule_seen, rule_fired;
   std::vector<std::set<std::pair<uint32_t, uint64_t>>> rule_hit;  // `once`: (file, offset)
+  std::set<std::pair<uint32_t, uint64_t>> flipped;                // (file, bit)
   FaultCounters counters;
   std::vector<Flight> flights;
   std::vector<uint32_t> free_flights;
@@ -219,7 +222,7 @@ void FaultEngine::State::alter(Flight& flight, ReadCompletion& completion) {
       std::memset(data + kept, kPoison, bytes - kept);
       return;
     }
-    case FaultKind::kFlip: data[rng.below(bytes)] ^= std::byte{1} << rng.below(8); return;
+    case FaultKind::kFlip: return flip(flight.request, bytes);
     case FaultKind::kZeros: std::memset(data, 0, bytes); return;
     case FaultKind::kTorn:
       std::memcpy(data + flight.request.bytes - kSectorBytes, flight.last_sector.data(),
@@ -231,6 +234,17 @@ void FaultEngine::State::alter(Flight& flight, ReadCompletion& completion) {
     case FaultKind::kStale:
     case FaultKind::kElsewhere: return;  // done before the read
   }
+}
+
+// Another bit each time, as far as a few draws find one: two reads that are wrong alike would
+// outvote a right one, which no index can help.
+void FaultEngine::State::flip(const ReadRequest& request, size_t bytes) {
+  uint64_t bit = 0;
+  for (int draw = 0; draw < kFlipDraws; ++draw) {
+    bit = rng.below(uint64_t{bytes} * 8);
+    if (flipped.emplace(request.file, request.offset * 8 + bit).second) break;
+  }
+  request.buffer[bit / 8] ^= std::byte{1} << bit % 8;
 }
 
 size_t FaultEngine::State::deliver(std::span<ReadCompletion> out, int64_t now_ns) {
