@@ -162,7 +162,9 @@ void try_cpu(const CpuTrialParts& parts, HardwareProfile& profile, Notices& noti
   profile.hash_bytes_per_s = hash_bytes_per_s(parts);
   profile.dispatch_ns = dispatch_ns(parts);
   profile.token_ns = sample_ns(parts);
-  profile.event_ns = measure_event_ns(parts.clock);
+  const TierTrial tier = try_tier(parts.clock);
+  profile.event_ns = tier.event_ns;
+  profile.miss_ns = tier.miss_ns;
   profile.kernels.clear();
   for (const TensorType type : kTypes) {
     if (type == TensorType::kQ8_0) fill(parts.memory, true);  // the first of those with codes

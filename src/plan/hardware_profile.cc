@@ -122,6 +122,7 @@ void read_cpu(ObjectReader reader, HardwareProfile& profile, Status& status) {
   reader.number("dispatch_ns", profile.dispatch_ns, 0, kTimeMax);
   reader.number("event_ns", profile.event_ns, 0, kTimeMax);
   reader.number("token_ns", profile.token_ns, 0, kTimeMax);
+  if (reader.has("miss_ns")) reader.number("miss_ns", profile.miss_ns, 0, kTimeMax);
   if (reader.has("wake_ns")) reader.number("wake_ns", profile.wake_ns, 0, kTimeMax);
   reader.number("slowdown_beside_reads", profile.slowdown_beside_reads, 1, 100);
   const Json* kernels = reader.list("kernels");
@@ -219,6 +220,7 @@ std::string profile_text(const HardwareProfile& profile) {
         {"hash_bytes_per_s", profile.hash_bytes_per_s},
         {"dispatch_ns", profile.dispatch_ns},
         {"event_ns", profile.event_ns},
+        {"miss_ns", profile.miss_ns},
         {"token_ns", profile.token_ns},
         {"wake_ns", profile.wake_ns},
         {"slowdown_beside_reads", profile.slowdown_beside_reads},

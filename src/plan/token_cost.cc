@@ -44,6 +44,7 @@ TokenCost::TokenCost(const PlannedModel& model, const HardwareProfile& profile, 
     : ram_bytes_per_s_(profile.ram_read_bytes_per_s),
       dispatch_ns_(static_cast<double>(profile.dispatch_ns)),
       event_ns_(static_cast<double>(profile.event_ns)),
+      miss_ns_(static_cast<double>(profile.miss_ns)),
       token_ns_(static_cast<double>(profile.token_ns) * model.spec.n_vocab / kLogitsChosenAmong) {
   const Speeds speeds(profile, notices);
   const RouterSpec& router = model.spec.router;

@@ -178,6 +178,7 @@ void TokenSimulation::visit(LayerIndex layer, const Rows& rows) {
   const uint32_t block = layer.value + spec_.n_dense_layers;
   spend(cost_.router_ns(block, rows.n), Cause::kRouter);
   gather_calls(layer, rows);
+  const uint64_t reads_before = tier_->counters().drive_reads;
   tier_->begin({layer, calls_, rows.n, row_experts_, {}}, rows.phase);
   lookahead_->learn(layer, calls_);
   chunks_->learn(layer, calls_);
@@ -193,7 +194,7 @@ void TokenSimulation::visit(LayerIndex layer, const Rows& rows) {
     spend(cost_.batch_ns(block, batch_rows_), Cause::kExperts);
   }
   tier_->end();
-  spend(cost_.event_ns(), Cause::kCache);
+  spend(cost_.event_ns(tier_->counters().drive_reads - reads_before), Cause::kCache);
 }
 
 void TokenSimulation::gather_calls(LayerIndex layer, const Rows& rows) {

@@ -67,6 +67,25 @@ TEST_F(PlanTest, AFileIsPlannedAsItIs) {
   EXPECT_TRUE(json["weights_bytes"].contains("file"));
 }
 
+// The planner's floor is the one that a run names when it refuses. What the process itself uses is
+// measured there and known beforehand here; sanitizers change it.
+TEST_F(PlanTest, ItsFloorIsThatOfARun) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer's memory is the process's";
+#endif
+  const Outcome refused = offstage(
+      {"run", "-m", model(kModel), "-c", "512", "-t", "1", "--ram", "1M", "-p", "a", "-n", "1"});
+  ASSERT_EQ(refused.code, 1);
+  const std::string mark = "is below the floor of ";
+  ASSERT_THAT(refused.err, HasSubstr(mark));
+  const size_t at = refused.err.find('(', refused.err.find(mark));
+  const double floor = std::stod(refused.err.substr(at + 1));
+  const Outcome planned =
+      offstage({"plan", "-m", model(kModel), "-c", "512", "--ram", "1G", "--json"});
+  ASSERT_EQ(planned.code, 0) << planned.err;
+  EXPECT_NEAR(planned.json()["floor_ram_bytes"].get<double>(), floor, 3 << 20) << refused.err;
+}
+
 TEST_F(PlanTest, AForecastIsOfAMachine) {
   const std::vector<std::string> asked = {"plan", "-m", model(kModel), "--ram", "512M",
                                           "-n",   "20", "-p",          "8",     "--json"};

@@ -47,10 +47,11 @@ TEST(HardwareProfile, SaysWhatIsWrongAndWhere) {
 
 TEST(HardwareProfile, AnOlderOneIsRead) {
   Json json = Json::parse(profile_text(small_machine()));
-  json["cpu"].erase("wake_ns");
+  for (const char* later : {"wake_ns", "miss_ns"}) json["cpu"].erase(later);
   const auto profile = parse_profile(json.dump(), "older");
   ASSERT_TRUE(profile) << profile.error().message;
   EXPECT_EQ(profile->wake_ns, 0);
+  EXPECT_EQ(profile->miss_ns, 0);
 }
 
 TEST(HardwareProfile, AnUnmeasuredFormatIsAnnounced) {
