@@ -36,6 +36,7 @@ RamTier::RamTier(RamTierParts parts)
       needed_(parts_.layout.n_experts(), 0),
       keep_(parts_.layout.n_experts(), 0),
       residents_(parts_.layout.n_layers(), 0),
+      held_(parts_.layout.n_layers(), 0),
       done_(parts_.reads_max),
       hashes_(parts_.reads_max) {
   CHECK_GE(parts_.reads_max, kExpertMatrices);
@@ -54,7 +55,7 @@ bool RamTier::is_resident(LayerIndex layer, ExpertId expert) const {
 
 uint32_t RamTier::resident_count(LayerIndex layer) const { return residents_[layer.value]; }
 
-void RamTier::begin(const LayerEvent& event, Phase phase) {
+void RamTier::begin(const LayerEvent& event, std::span<const ExpertCall> here, Phase phase) {
   const CauseScope scope(parts_.timer, Cause::kCache);
   CHECK(!in_event_);
   in_event_ = true;
@@ -64,13 +65,23 @@ void RamTier::begin(const LayerEvent& event, Phase phase) {
   phase_ = phase;
   parts_.policy.on_event(event);
 
-  // What comes new to the slots: misses, and guesses that turn out to be right.
+  std::vector<ExpertCall> newcomers = take_calls(here);
+  if (phase == Phase::kPrefill) plan_what_stays(newcomers);
+  start_missing(newcomers);
+  give_up_wrong_guesses();
+  ahead_.clear();
+  start_reads();
+}
+
+// Residents are ready at once. What comes new to the slots: misses, and guesses that turn out to be
+// right.
+std::vector<ExpertCall> RamTier::take_calls(std::span<const ExpertCall> calls) {
   std::vector<ExpertCall> newcomers;
-  for (const ExpertCall& call : event.calls) {
+  for (const ExpertCall& call : calls) {
     CHECK(!needed_[call.expert.value]);
     needed_[call.expert.value] = 1;
     keep_[call.expert.value] = 1;
-    const int32_t slot = slot_of_[place(layer, call.expert)];
+    const int32_t slot = slot_of_[place(layer_, call.expert)];
     if (slot != kAbsent && !reading_[static_cast<uint32_t>(slot)].guessed) {
       ++counters_.ram_hits;
       ready_.push_back(ready_expert(SlotIndex(static_cast<uint32_t>(slot))));
@@ -80,18 +91,18 @@ void RamTier::begin(const LayerEvent& event, Phase phase) {
     trace_miss(call.expert);
     newcomers.push_back(call);
   }
-  if (phase == Phase::kPrefill) plan_what_stays(newcomers);
+  return newcomers;
+}
+
+void RamTier::start_missing(std::span<const ExpertCall> newcomers) {
   for (const ExpertCall& call : newcomers) {
-    const int32_t slot = slot_of_[place(layer, call.expert)];
+    const int32_t slot = slot_of_[place(layer_, call.expert)];
     if (slot == kAbsent) {
       missing_.push_back(call.expert);
     } else {
       take_over_guess(SlotIndex(static_cast<uint32_t>(slot)));
     }
   }
-  give_up_wrong_guesses();
-  ahead_.clear();
-  start_reads();
 }
 
 // Of what a prompt's chunk brings, the most called stay, as many as the layer has unused slots for;
@@ -348,15 +359,16 @@ void RamTier::evict(LayerIndex layer, SlotIndex slot) {
 }
 
 bool RamTier::evict_one(LayerIndex layer) {
-  std::vector<ExpertId> candidates;
+  std::vector<ExpertId> candidates, doubled;
   for (uint32_t e = 0; e < parts_.layout.n_experts(); ++e) {
     const int32_t slot = slot_of_[place(layer, ExpertId(e))];
     if (slot == kAbsent || needed_[e]) continue;
-    if (parts_.pool[SlotIndex(static_cast<uint32_t>(slot))].state == SlotState::kVerified)
-      candidates.push_back(ExpertId(e));
+    if (parts_.pool[SlotIndex(static_cast<uint32_t>(slot))].state != SlotState::kVerified) continue;
+    candidates.push_back(ExpertId(e));
+    if (is_elsewhere(layer, ExpertId(e))) doubled.push_back(ExpertId(e));
   }
   if (candidates.empty()) return false;
-  const ExpertId victim = parts_.policy.victim(layer, candidates);
+  const ExpertId victim = parts_.policy.victim(layer, doubled.empty() ? candidates : doubled);
   evict(layer, SlotIndex(static_cast<uint32_t>(slot_of_[place(layer, victim)])));
   return true;
 }

@@ -32,6 +32,7 @@
 #include <deque>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -60,6 +61,9 @@ struct ReadyExpert {
   const std::byte* up = nullptr;
   const std::byte* down = nullptr;
 };
+
+// An expert's gate, up and down.
+using ExpertBytes = std::array<std::span<const std::byte>, kExpertMatrices>;
 
 class RamTier;
 
@@ -125,6 +129,9 @@ struct RamTierParts {
   // Hashes reads that arrived together, one each; empty: hash_piece() of their bytes, by the
   // workers. A forecast, which has no bytes, says here what it costs.
   std::function<void(std::span<const ReadDone>, std::span<PieceHash>)> hash = {};
+  // True: a faster tier has the expert. It isn't guessed, and leaves RAM before those that nobody
+  // else has: so the two tiers hold more experts together than either. Empty: there is none.
+  std::function<bool(LayerIndex, ExpertId)> is_elsewhere = {};
 };
 
 class RamTier {
@@ -132,7 +139,12 @@ class RamTier {
   explicit RamTier(RamTierParts parts);
 
   // `calls`: distinct experts. In decode in router order, so that the first is read first.
-  void begin(const LayerEvent& event, Phase phase);
+  void begin(const LayerEvent& event, Phase phase) { begin(event, event.calls, phase); }
+  // `here`: of the event's calls those that this tier is to bring; the others are computed
+  // elsewhere.
+  void begin(const LayerEvent& event, std::span<const ExpertCall> here, Phase phase);
+  // Within an event of decode: more of its calls, which somebody else had promised to compute.
+  void call(std::span<const ExpertCall> more);
   void begin(LayerIndex layer, std::span<const ExpertCall> calls, Phase phase) {
     begin(LayerEvent{layer, calls}, phase);
   }
@@ -156,10 +168,19 @@ class RamTier {
   void preload(std::span<const ExpertPlace> experts,
                const std::function<void(uint64_t done, uint64_t total)>& progress);
 
+  // The expert's bytes, which stay as they are until release(), to be copied elsewhere. Nothing if
+  // it isn't resident, or if the layer can't spare another slot.
+  std::optional<ExpertBytes> hold(LayerIndex layer, ExpertId expert);
+  void release(LayerIndex layer, ExpertId expert);
+
   const TierCounters& counters() const { return counters_; }
   uint32_t resident_count(LayerIndex layer) const;
   // Has a slot: called in an event before, or guessed.
   bool is_resident(LayerIndex layer, ExpertId expert) const;
+  // No drive is needed to compute it.
+  bool is_at_hand(LayerIndex layer, ExpertId expert) const {
+    return is_resident(layer, expert) || is_elsewhere(layer, expert);
+  }
 
  private:
   friend class PinnedExperts;
@@ -178,6 +199,11 @@ class RamTier {
   };
   struct Preload;
 
+  std::vector<ExpertCall> take_calls(std::span<const ExpertCall> calls);
+  void start_missing(std::span<const ExpertCall> newcomers);
+  bool is_elsewhere(LayerIndex layer, ExpertId expert) const {
+    return parts_.is_elsewhere && parts_.is_elsewhere(layer, expert);
+  }
   void start_reads();
   bool has_reads_for_an_expert() const;
   bool take_slot_for(ExpertId expert);
@@ -221,6 +247,7 @@ class RamTier {
   std::vector<uint8_t> needed_;      // by expert: called in this event, not yet computed
   std::vector<uint8_t> keep_;        // by expert: stays when computed
   std::vector<uint32_t> residents_;  // by layer
+  std::vector<uint32_t> held_;       // by layer: hold() without release()
 
   // The event.
   bool in_event_ = false;

@@ -14,7 +14,7 @@ void RamTier::prefetch(LayerIndex layer, std::span<const ExpertId> experts, uint
   if (!missing_.empty()) return;  // slots are short: the called ones need them
   burst_.clear();
   for (const ExpertId expert : experts) {
-    if (slot_of_[place(layer, expert)] != kAbsent) continue;
+    if (is_at_hand(layer, expert)) continue;
     // Half of the reads stay free for what the next event calls and nobody guessed.
     const size_t with_the_drive = matrices_in_flight_ + parts_.reads.quarantined();
     if (with_the_drive + kExpertMatrices > parts_.reads_max / 2) break;

@@ -16,10 +16,12 @@
 // A promotion must pay: what its calls save, less what the expert that leaves would have saved, is
 // more than the copy's time, as measured on the copies before; and copies take no more than a share
 // of the tokens' time. Memory refused at the start means fewer slots, announced. After an error of
-// the device the tier is empty for good and says so once: the caller computes on the CPU.
+// the device, or a copy that doesn't end, the tier is empty for good and says so once: the caller
+// computes on the CPU.
 // Decode thread only.
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -40,17 +42,19 @@ namespace offstage {
 struct VramPlan {
   uint64_t budget_bytes = 0;  // slots and tables
   uint32_t n_experts = 0;
-  std::vector<uint64_t> slot_bytes;  // by layer: an expert's matrices as kernels want them
+  // By layer, of an expert's gate, up and down; all 0: the device has no kernel for the layer's
+  // formats, and it gets no slots.
+  std::vector<std::array<uint64_t, kExpertMatrices>> matrix_bytes;
   uint64_t copy_bytes_per_s = 12'000'000'000;  // until copies were measured
   double copy_share_max = 0.25;                // of the tokens' time
+  int64_t copy_deadline_ns = 10'000'000'000;   // a copy that takes longer won't end
 };
 
 struct VramParts {
   Device& device;
   const Clock& clock;
   Notices& notices;
-  // gpu::set_slot, or what stands for it.
-  std::function<gpu::CallStatus(gpu::StreamHandle, const gpu::SetSlotArgs&)> set_slot;
+  DeviceKernels::Kernel<gpu::SetSlotArgs> set_slot;
 };
 
 enum class Promotion : uint8_t {
@@ -59,6 +63,7 @@ enum class Promotion : uint8_t {
   kUnpaid,  // would save less than it costs
   kNoTime,  // the tokens' share for copies is used up
   kBusy,    // every slot of the layer is being written
+  kNoSlot,  // the layer has none
   kLost,    // the device is gone
 };
 
@@ -75,20 +80,35 @@ class VramTier {
   VramTier(const VramTier&) = delete;
   VramTier& operator=(const VramTier&) = delete;
 
-  uint32_t slots_per_layer() const { return slots_per_layer_; }
+  uint32_t slots_per_layer() const { return slots_per_layer_; }  // of those that have some
+  bool has_slots(LayerIndex layer) const { return plan_.matrix_bytes[layer.value][0] != 0; }
+  uint64_t memory_bytes() const { return memory_bytes_; }
   // In device memory, [n_experts].
   const std::byte* const* table(LayerIndex layer) const;
+  // Of a matrix in every slot of the layer.
+  uint64_t offset(LayerIndex layer, ExpertMatrix matrix) const {
+    return offsets_[layer.value][static_cast<size_t>(matrix)];
+  }
   bool is_resident(LayerIndex layer, ExpertId expert) const;
+  // Of a resident: its slot's memory.
+  std::span<const std::byte> slot_memory(LayerIndex layer, ExpertId expert) const;
+  uint32_t resident_count() const { return n_resident_; }
 
-  // Starts copying `bytes` (slot_bytes of the layer at most; they must stay as they are until
-  // poll() names the expert, and the device lives). `calls_expected` [n_experts]: of the layer's
-  // experts, over the time that one stays; `saved_ns` per call.
-  Promotion promote(LayerIndex layer, ExpertId expert, std::span<const std::byte> bytes,
+  // Starts copying the expert's `matrices` (they must stay as they are until poll() names the
+  // expert or the device is lost). `calls_expected` [n_experts]: of the layer's experts, over the
+  // time that one stays; `saved_ns` per call.
+  Promotion promote(LayerIndex layer, ExpertId expert, const ExpertBytes& matrices,
                     std::span<const double> calls_expected, int64_t saved_ns);
   // Experts that have arrived since: resident from now on, and their slots in RAM may be given up.
   std::span<const ExpertPlace> poll();
+  // Experts on their way, oldest first.
+  bool is_copying() const { return !copying_.empty(); }
   // A token took that long: a share of it may be spent on copies.
   void token_done(int64_t token_ns);
+
+  // The caller saw the device fail: nothing is resident any more, and a notice says why.
+  void lose(const Error& error);
+  bool is_lost() const { return lost_; }
 
   const VramCounters& counters() const { return counters_; }
 
@@ -97,30 +117,43 @@ class VramTier {
   struct Slot {
     std::byte* memory = nullptr;
     State state = State::kEmpty;
+    LayerIndex layer;
     ExpertId expert;
     uint64_t bytes = 0;
     DeviceMark arrived;
     int64_t begun_ns = 0;
+    int64_t not_before_ns = 0;  // when it was last seen not to have arrived
+    bool had_the_bus = false;   // no other copy was under way when it began
   };
 
   VramTier(VramParts parts, VramPlan plan);
   Status take_memory();
+  void lay_out_slots(std::byte* first);
   bool is_idle();
-  Slot* slot_of(LayerIndex layer, ExpertId expert);
+  size_t place(LayerIndex layer, ExpertId expert) const;
   std::span<Slot> slots_of(LayerIndex layer);
   Slot* place_for(LayerIndex layer, std::span<const double> calls_expected);
   int64_t copy_ns(uint64_t bytes) const;
   Status set_entry(LayerIndex layer, ExpertId expert, const std::byte* slot);
-  Status start_copy(LayerIndex layer, Slot& slot, std::span<const std::byte> bytes);
+  Status start_copy(Slot& slot, LayerIndex layer, const ExpertBytes& matrices);
+  void begin_slot(Slot& slot, LayerIndex layer, ExpertId expert, uint64_t bytes);
   Status take_arrivals();
-  void give_up(const Error& error);
+  void arrive(Slot& slot);
 
   VramParts parts_;
   VramPlan plan_;
   VramCounters counters_;
   uint32_t slots_per_layer_ = 0;
+  uint32_t n_resident_ = 0;
   std::byte* memory_ = nullptr;  // tables, then slots
-  std::vector<Slot> slots_;      // [layer][slots_per_layer_]
+  uint64_t memory_bytes_ = 0;
+  std::vector<std::array<uint64_t, kExpertMatrices>> offsets_;  // by layer
+  std::vector<uint64_t> slot_bytes_;                            // by layer
+  std::vector<uint32_t> first_slot_;                            // by layer, and the end
+  std::vector<Slot> slots_;
+  static constexpr int32_t kAbsent = -1;
+  std::vector<int32_t> slot_of_;   // [layer][expert] → slot that is COPYING or RESIDENT
+  std::vector<uint32_t> copying_;  // slots, in the order of their copies
   std::vector<ExpertPlace> arrived_;
   double copy_bytes_per_ns_;
   int64_t copy_credit_ns_ = 0;

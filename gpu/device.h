@@ -58,7 +58,9 @@ struct DeviceMark {
 using DeviceLaunch = std::function<gpu::CallStatus(gpu::StreamHandle)>;
 struct DeviceWork {
   std::string_view name;  // for messages; static
-  uint64_t bytes = 0;     // that it reads, for the simulated device's clock
+  // For the simulated device's clock: what it reads of the device's memory, and what it moves
+  // between that and pinned host memory.
+  uint64_t bytes = 0, host_bytes = 0;
   std::vector<std::span<const std::byte>> ranges;  // device memory it uses, for its race check
   DeviceLaunch launch;
 };
@@ -78,7 +80,8 @@ class Device {
   virtual void release(std::byte* memory) = 0;
   virtual Result<uint64_t> free_bytes() = 0;
 
-  // Host memory that copies reach at full speed. pin() is for memory that exists: whole pages.
+  // Host memory that copies reach at full speed, and kernels by the same pointer. pin() is for
+  // memory that exists, whole pages, and for copies alone.
   virtual Result<std::byte*> allocate_pinned(uint64_t bytes) = 0;
   virtual void release_pinned(std::byte* memory) = 0;
   virtual Status pin(std::span<std::byte> memory) = 0;
@@ -102,5 +105,20 @@ class Device {
 
 // The device of that index in list_devices(), with a context of its own. Errors as there.
 Result<std::unique_ptr<Device>> open_device(uint32_t index);
+
+// The kernels of gpu/kernels that an expert takes, or what stands for them on the simulated device.
+struct DeviceKernels {
+  template <typename Args>
+  using Kernel = std::function<gpu::CallStatus(gpu::StreamHandle, const Args&)>;
+  std::function<uint64_t(TensorType weights, uint32_t k)> activation_row_bytes;
+  Kernel<gpu::SetSlotArgs> set_slot;
+  Kernel<gpu::MoveWordsArgs> move_words;
+  Kernel<gpu::QuantiseArgs> quantise_activations;
+  Kernel<gpu::GateUpArgs> expert_gate_up;
+  Kernel<gpu::MatvecArgs> matvec;
+};
+
+// Those of open_device()'s devices. None in a build without CUDA.
+std::optional<DeviceKernels> device_kernels();
 
 }  // namespace offstage

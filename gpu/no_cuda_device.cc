@@ -13,4 +13,6 @@ Result<std::unique_ptr<Device>> open_device(uint32_t) {
 
 std::string device_backend() { return "none"; }
 
+std::optional<DeviceKernels> device_kernels() { return std::nullopt; }
+
 }  // namespace offstage

@@ -1,12 +1,18 @@
 #include "gpu/sim_device.h"
 
+#include <fmt/ranges.h>
+
 #include <algorithm>
 #include <array>
+#include <charconv>
+#include <chrono>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <limits>
 #include <map>
+#include <thread>
 #include <utility>
 
 #include "base/check.h"
@@ -17,6 +23,7 @@ namespace {
 constexpr int64_t kNever = std::numeric_limits<int64_t>::max();
 constexpr uint64_t kAlignment = 256;
 constexpr int kPoison = 0xff;
+constexpr size_t kMarksKept = 4096;  // on a stream, for who asks late; earlier ones were reached
 
 // By stream, the number of the last piece of work that something comes after: a vector clock.
 using After = std::array<uint64_t, kDeviceStreams>;
@@ -75,7 +82,8 @@ struct SimDevice::State {
 
   DeviceFacts facts;
   SimDeviceModel model;
-  ManualClock* clock = nullptr;
+  const Clock* clock = nullptr;
+  std::function<void(int64_t ns)> pass;  // lets time go by
   std::vector<SimDeviceFault> faults;
   std::array<uint64_t, 5> calls = {};  // by SimDeviceFaultKind
   std::array<Stream, kDeviceStreams> streams;
@@ -164,12 +172,53 @@ bool SimDevice::State::is_pinned(const std::byte* begin, uint64_t bytes) const {
 
 SimDevice::SimDevice(const SimDeviceModel& model, ManualClock& clock,
                      std::vector<SimDeviceFault> faults)
+    : SimDevice(
+          model, clock, [&clock](int64_t ns) { clock.advance_ns(ns); }, std::move(faults)) {}
+
+SimDevice::SimDevice(const SimDeviceModel& model, const SteadyClock& clock,
+                     std::vector<SimDeviceFault> faults)
+    : SimDevice(
+          model, clock,
+          [](int64_t ns) { std::this_thread::sleep_for(std::chrono::nanoseconds(ns)); },
+          std::move(faults)) {}
+
+SimDevice::SimDevice(const SimDeviceModel& model, const Clock& clock,
+                     std::function<void(int64_t)> pass, std::vector<SimDeviceFault> faults)
     : state_(std::make_unique<State>()) {
   state_->model = model;
   state_->clock = &clock;
+  state_->pass = std::move(pass);
   state_->faults = std::move(faults);
   state_->facts.name = "simulated device";
   state_->facts.memory_bytes = model.memory_bytes;
+}
+
+Result<std::vector<SimDeviceFault>> parse_sim_device_faults(std::string_view text) {
+  constexpr std::array<std::string_view, 5> kKinds = {"alloc", "pin", "copy", "launch", "mark"};
+  const auto number = [](std::string_view digits, uint64_t* value) {
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), *value);
+    return error == std::errc() && end == digits.data() + digits.size() && *value != 0;
+  };
+  std::vector<SimDeviceFault> faults;
+  while (!text.empty()) {
+    std::string_view part = text.substr(0, text.find(';'));
+    text.remove_prefix(std::min(text.size(), part.size() + 1));
+    part.remove_prefix(std::min(part.size(), part.find_first_not_of(' ')));
+    const size_t equals = std::min(part.find('='), part.size());
+    const auto kind = std::find(kKinds.begin(), kKinds.end(), part.substr(0, equals));
+    const std::string_view when = part.substr(std::min(part.size(), equals + 1));
+    const size_t times = std::min(when.find('x'), when.size());
+    SimDeviceFault fault;
+    if (kind == kKinds.end() || !number(when.substr(0, times), &fault.nth) ||
+        (times != when.size() && !number(when.substr(times + 1), &fault.times)))
+      return make_error(ErrorCode::kInvalidArgument,
+                        "faults of the simulated device: expected one of {} =NTH or =NTHxTIMES, "
+                        "found '{}'",
+                        fmt::join(kKinds, ", "), part);
+    fault.kind = static_cast<SimDeviceFaultKind>(kind - kKinds.begin());
+    faults.push_back(fault);
+  }
+  return faults;
 }
 
 SimDevice::~SimDevice() {
@@ -270,9 +319,10 @@ Status SimDevice::launch(DeviceWork launched) {
     work.ranges.push_back({range.data(), range.size(), true});
   if (launched.launch) work.effect = [run = std::move(launched.launch)] { return run(nullptr); };
   const SimDeviceModel& model = state_->model;
+  const int64_t busy_ns = transfer_ns(launched.bytes, model.memory_bytes_per_s) +
+                          transfer_ns(launched.host_bytes, model.pcie_bytes_per_s);
   OFFSTAGE_TRY_VOID(
-      state_->put(DeviceStream::kCompute, std::move(work),
-                  model.launch_latency_ns + transfer_ns(launched.bytes, model.memory_bytes_per_s)));
+      state_->put(DeviceStream::kCompute, std::move(work), model.launch_latency_ns + busy_ns));
   ++state_->counters.launches;
   return {};
 }
@@ -287,12 +337,17 @@ Result<DeviceMark> SimDevice::mark(DeviceStream stream) {
   After after = on.after;
   after[index_of(stream)] = on.last;
   on.marks[on.last] = {after, on.free_ns};
+  while (on.marks.size() > kMarksKept && on.marks.begin()->first <= on.finished)
+    on.marks.erase(on.marks.begin());
   return DeviceMark{stream, on.last};
 }
 
 Status SimDevice::order(DeviceStream stream, DeviceMark mark) {
   OFFSTAGE_TRY_VOID(state_->lost());
-  const auto& [after, at_ns] = state_->streams[index_of(mark.stream)].marks.at(mark.number);
+  const auto& marks = state_->streams[index_of(mark.stream)].marks;
+  const auto found = marks.find(mark.number);
+  if (found == marks.end()) return {};  // reached long ago
+  const auto& [after, at_ns] = found->second;
   State::Stream& on = state_->streams[index_of(stream)];
   on.free_ns = std::max(on.free_ns, at_ns);
   for (uint32_t s = 0; s < kDeviceStreams; ++s) on.after[s] = std::max(on.after[s], after[s]);
@@ -304,17 +359,19 @@ Result<bool> SimDevice::reached(DeviceMark mark) {
   OFFSTAGE_TRY_VOID(state_->lost());
   const State::Stream& on = state_->streams[index_of(mark.stream)];
   if (on.finished < mark.number) return false;
-  const After& after = on.marks.at(mark.number).first;
-  for (uint32_t s = 0; s < kDeviceStreams; ++s)
-    state_->host[s] = std::max(state_->host[s], after[s]);
+  const auto found = on.marks.find(mark.number);
+  for (uint32_t s = 0; found != on.marks.end() && s < kDeviceStreams; ++s)
+    state_->host[s] = std::max(state_->host[s], found->second.first[s]);
   return true;
 }
 
 Status SimDevice::wait(DeviceMark mark, int64_t timeout_ns) {
   const int64_t now_ns = state_->clock->now_ns();
-  const int64_t at_ns = state_->streams[index_of(mark.stream)].marks.at(mark.number).second;
+  const auto& marks = state_->streams[index_of(mark.stream)].marks;
+  const auto found = marks.find(mark.number);
+  const int64_t at_ns = found == marks.end() ? now_ns : found->second.second;
   const int64_t until_ns = at_ns - now_ns > timeout_ns ? now_ns + timeout_ns : at_ns;
-  if (until_ns > now_ns) state_->clock->advance_ns(until_ns - now_ns);
+  if (until_ns > now_ns) state_->pass(until_ns - now_ns);
   OFFSTAGE_TRY(const bool there, reached(mark));
   if (!there)
     return make_error(ErrorCode::kDeadline, "{}: not done within {} ms", state_->facts.name,

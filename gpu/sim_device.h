@@ -1,15 +1,18 @@
 // The device without a card: host memory stands for the card's, and time passes on a virtual clock.
 //
-// In: a card made of a few numbers, faults by plan, the clock, which it moves: wait() advances it
-// instead of sleeping. Out: copies and kernels that happen when such a card would be done with
-// them, in the order of their times; their bytes arrive then and no earlier. Kernels are called
-// with a null stream: tests link tests/gpu_shim or give a function of their own. It also checks
-// what a card doesn't: work on one stream that touches memory which unfinished work on another one
-// uses, without an order between them, ends the program (CHECK).
+// In: a card made of a few numbers, faults by plan, a clock: a virtual one is moved (wait()
+// advances it instead of sleeping), on the machine's it sleeps like a card's caller. Out: copies
+// and kernels that happen when such a card would be done with them, in the order of their times;
+// their bytes arrive then and no earlier. Kernels are called with a null stream, by the caller's
+// thread: tests link tests/gpu_shim or give a function of their own, the runtime gives the CPU's
+// kernels. It also checks what a card doesn't: work on one stream that touches memory which
+// unfinished work on another one uses, without an order between them, ends the program (CHECK).
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <string_view>
 #include <vector>
 
 #include "base/clock.h"
@@ -42,6 +45,10 @@ struct SimDeviceFault {
   uint64_t times = 1;
 };
 
+// "copy=3; mark=2x100; alloc=1": the kinds alloc, pin, copy, launch and mark; =NTH, and xTIMES for
+// more than one. kInvalidArgument names the part.
+Result<std::vector<SimDeviceFault>> parse_sim_device_faults(std::string_view text);
+
 struct SimDeviceCounters {
   uint64_t copies[kDeviceStreams] = {};
   uint64_t bytes[kDeviceStreams] = {};
@@ -53,6 +60,8 @@ struct SimDeviceCounters {
 class SimDevice final : public Device {
  public:
   SimDevice(const SimDeviceModel& model, ManualClock& clock,
+            std::vector<SimDeviceFault> faults = {});
+  SimDevice(const SimDeviceModel& model, const SteadyClock& clock,
             std::vector<SimDeviceFault> faults = {});
   ~SimDevice() override;
 
@@ -75,6 +84,8 @@ class SimDevice final : public Device {
 
  private:
   struct State;
+  SimDevice(const SimDeviceModel& model, const Clock& clock, std::function<void(int64_t)> pass,
+            std::vector<SimDeviceFault> faults);
   std::unique_ptr<State> state_;
 };
 

@@ -26,7 +26,10 @@ enum class Activation : uint32_t { kSwiglu, kSwigluClamped };
 enum class KvType : uint32_t { kF32, kF16, kQ8_0 };
 
 // True: matvec and expert_gate_up know the format. The others are the CPU's alone.
-bool has_matvec(TensorType type);
+constexpr bool has_matvec(TensorType type) {
+  return type == TensorType::kQ8_0 || type == TensorType::kQ4_0 || type == TensorType::kMXFP4 ||
+         type == TensorType::kQ4_K || type == TensorType::kQ5_K || type == TensorType::kQ6_K;
+}
 // Bytes of one row of `k` activations in the form that `weights` wants (activations.h); floats for
 // unquantised weights.
 uint64_t activation_row_bytes(TensorType weights, uint32_t k);
@@ -37,6 +40,16 @@ struct SetSlotArgs {
   const std::byte* slot = nullptr;
 };
 CallStatus set_slot(StreamHandle stream, const SetSlotArgs& args);
+
+// to ← from: device memory and pinned host memory, which kernels reach over the bus, in either
+// direction. In the order of the kernels' stream, and without the engines that copy: one of those
+// may be busy with megabytes when a layer hands over kilobytes.
+struct MoveWordsArgs {
+  const std::byte* from = nullptr;
+  std::byte* to = nullptr;
+  uint64_t bytes = 0;  // a multiple of 4; both at multiples of 4
+};
+CallStatus move_words(StreamHandle stream, const MoveWordsArgs& args);
 
 // x [n_rows][k] → rows of activations for `weights`, a quantised format; k a multiple of its block.
 struct QuantiseArgs {

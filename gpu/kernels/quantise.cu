@@ -115,11 +115,6 @@ bool is_block_of_32(TensorType weights) {
 
 }  // namespace
 
-bool has_matvec(TensorType type) {
-  return is_block_of_32(type) || type == TensorType::kQ4_K || type == TensorType::kQ5_K ||
-         type == TensorType::kQ6_K;
-}
-
 uint64_t activation_row_bytes(TensorType weights, uint32_t k) {
   if (!is_quantised(weights)) return uint64_t{k} * sizeof(float);
   return (uint64_t{k} + kRunElements - 1) / kRunElements * sizeof(Run32);

@@ -75,6 +75,12 @@ __global__ void set_one_slot(SetSlotArgs args) {
   if (threadIdx.x == 0) *args.entry = args.slot;
 }
 
+__global__ void move_all_words(MoveWordsArgs args) {
+  const uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i < args.bytes / 4)
+    reinterpret_cast<uint32_t*>(args.to)[i] = reinterpret_cast<const uint32_t*>(args.from)[i];
+}
+
 __global__ void read_words(ReadArgs args) {
   const uint64_t thread = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
   uint32_t seen = 0;
@@ -89,6 +95,11 @@ __global__ void read_words(ReadArgs args) {
 
 CallStatus set_slot(StreamHandle stream, const SetSlotArgs& args) {
   return OFFSTAGE_LAUNCH("set_slot", set_one_slot, 1, kWarp, stream, args);
+}
+
+CallStatus move_words(StreamHandle stream, const MoveWordsArgs& args) {
+  return OFFSTAGE_LAUNCH("move_words", move_all_words, blocks_of(args.bytes / 4), kThreads, stream,
+                         args);
 }
 
 CallStatus read_all(StreamHandle stream, const ReadArgs& args) {

@@ -28,13 +28,14 @@ double stddev(const std::vector<int64_t>& values) {
 }
 
 Json totals_json(std::span<const TokenRecord> records) {
-  uint64_t ram = 0, drive = 0, bytes = 0;
+  uint64_t vram = 0, ram = 0, drive = 0, bytes = 0;
   for (const TokenRecord& record : records) {
+    vram += record.vram_hits;
     ram += record.ram_hits;
     drive += record.drive_reads;
     bytes += record.bytes_read;
   }
-  return {{"vram_hits", 0}, {"ram_hits", ram}, {"drive_reads", drive}, {"bytes_read", bytes}};
+  return {{"vram_hits", vram}, {"ram_hits", ram}, {"drive_reads", drive}, {"bytes_read", bytes}};
 }
 
 // Speed if nothing but the drives' reading took time; 0 where nothing was read.
@@ -142,6 +143,7 @@ Json bench_json(Runtime& runtime, const BenchResult& result, const std::string& 
   json["isa"] = isa_name(runtime.kernels().isa);
   json["cache_policy"] = runtime.options().cache_policy;
   json["experts"] = totals_json(records);
+  json["vram"] = vram_json(runtime, json["experts"]["vram_hits"].get<uint64_t>());
   json["ttft_ms"] = mean(result.ttft_ns) / 1e6;
   json["itl_ms"] = itl_json(result.tokens);
   json["spikes"] = spikes_json(result.spikes);

@@ -25,7 +25,7 @@ using Json = nlohmann::ordered_json;
 
 struct BenchFlags {
   ModelFlags model;
-  std::vector<std::string> ram = {""}, vram;
+  std::vector<std::string> ram = {""};
   std::vector<uint32_t> threads = {0}, n_prompt = {512}, n_gen = {128};
   uint32_t repetitions = 5;
   uint64_t seed = 1;
@@ -114,8 +114,6 @@ class Bench {
   Status open() {
     if (runtime_) return {};
     notices_.emplace();
-    if (!flags_.vram.empty())
-      notices_->add("vram", "--vram has no effect: this version computes on the CPU");
     OFFSTAGE_TRY(runtime_, open_runtime(model_, *notices_));
     return {};
   }
@@ -214,8 +212,6 @@ void add_bench_command(CLI::App& app, Command& chosen) {
   command->remove_option(command->get_option("--ram"));
   command->remove_option(command->get_option("--threads"));
   command->add_option("--ram", flags->ram, "host memory, or a list of it: 2G,4G")->delimiter(',');
-  command->add_option("--vram", flags->vram, "not used: this version computes on the CPU")
-      ->delimiter(',');
   command->add_option("-t,--threads", flags->threads, "compute threads, or a list")
       ->check(CLI::Range(0u, 1024u))
       ->delimiter(',');

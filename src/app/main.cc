@@ -12,7 +12,8 @@ namespace {
 // llama.cpp spells some long flags with one dash; CLI11 would read -ngl as -n gl.
 const std::unordered_map<std::string_view, std::string_view> kOneDashSpellings = {
     {"-ngl", "--n-gpu-layers"}, {"-ctk", "--cache-type-k"},  {"-ctv", "--cache-type-v"},
-    {"-ub", "--ubatch-size"},   {"-sys", "--system-prompt"},
+    {"-ub", "--ubatch-size"},   {"-sys", "--system-prompt"}, {"-cmoe", "--cpu-moe"},
+    {"-ncmoe", "--n-cpu-moe"},
 };
 
 std::vector<std::string> rewrite_spellings(int argc, char** argv) {

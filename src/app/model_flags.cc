@@ -32,6 +32,10 @@ constexpr std::array kEngines = {std::pair("auto", IoEngineKind::kAuto),
 constexpr std::array kPrefetch = {std::pair("auto", Prefetch::kAuto),
                                   std::pair("off", Prefetch::kOff),
                                   std::pair("always", Prefetch::kAlways)};
+constexpr std::array kDevice = {std::pair("auto", DeviceKind::kAuto),
+                                std::pair("sim", DeviceKind::kSim)};
+constexpr std::array kPromote = {std::pair("auto", Promote::kAuto), std::pair("off", Promote::kOff),
+                                 std::pair("always", Promote::kAlways)};
 constexpr std::array kRecord = {std::pair("token", RecordLevel::kToken),
                                 std::pair("layer", RecordLevel::kLayer),
                                 std::pair("read", RecordLevel::kRead)};
@@ -116,14 +120,36 @@ void ModelFlags::add_to(CLI::App& command) {
   command.add_flag("--no-preload", no_preload,
                    "read experts when they are called, not at start (as far as RAM will keep "
                    "them)");
-  gpu_layers_option = command.add_option("--n-gpu-layers", gpu_layers,
-                                         "-ngl: not used; Offstage places experts, "
-                                         "not layers, and computes on the CPU today");
+  add_device_flags(command);
   command.add_option("--io-fault", io_fault, "inject read faults, for tests")->group("");
   command
       .add_flag("--folders-are-drives", folders_are_drives,
                 "folders of one disk stand for disks, for tests and measurements")
       ->group("");
+}
+
+void ModelFlags::add_device_flags(CLI::App& command) {
+  command.add_option("--vram", vram,
+                     "memory of the GPU for experts that are called most, e.g. 8G; they are "
+                     "computed there beside the CPU (default: none; not yet tried on a real card)");
+  // Dealt with by saying what to do instead.
+  constexpr const char* kInstead = "not used: Offstage places experts, not layers; see --vram";
+  gpu_options = {command.add_option("--n-gpu-layers,--gpu-layers", gpu_layers,
+                                    "-ngl: not used: "
+                                    "Offstage places experts, not layers; see --vram"),
+                 command.add_option("--n-cpu-moe", gpu_layers, kInstead),
+                 command.add_flag("--cpu-moe", cpu_moe, kInstead)};
+  command
+      .add_option("--device", device,
+                  "auto, or sim: with --vram, a simulated GPU, for development; speeds mean "
+                  "nothing then")
+      ->group("Development");
+  command
+      .add_option("--promote", promote,
+                  "auto, off or always: copy experts to VRAM where it pays, never, whatever it "
+                  "costs")
+      ->group("Development");
+  command.add_option("--device-fault", device_fault, "make the simulated GPU fail")->group("");
 }
 
 void ModelFlags::add_measuring_to(CLI::App& command) {
@@ -155,6 +181,12 @@ Result<RuntimeOptions> ModelFlags::parse() const {
   if (!ram.empty()) {
     OFFSTAGE_TRY(options.ram_bytes, parse_bytes(ram));
   }
+  if (!vram.empty()) {
+    OFFSTAGE_TRY(options.vram_bytes, parse_bytes(vram));
+  }
+  OFFSTAGE_TRY(options.device, one_of("--device", device, kDevice));
+  OFFSTAGE_TRY(options.promote, one_of("--promote", promote, kPromote));
+  options.device_fault = device_fault;
   options.context = context;
   options.threads = threads;
   options.chunk_rows = chunk;

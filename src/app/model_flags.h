@@ -14,9 +14,11 @@ struct ModelFlags {
   std::string model, ram, cache_type_k = "f16", cache_type_v = "f16", io_engine = "auto",
                           direct_io = "auto", prefetch = "auto", probe = "auto", numa = "off",
                           cache_policy = "auto", record = "token", io_fault, replay_routing, pace;
+  std::string vram, device = "auto", promote = "auto", device_fault;
   std::vector<std::string> drives;
   uint32_t context = 4096, threads = 0, chunk = 512, batch = 4096, io_depth = 32;
-  uint32_t gpu_layers = 0;
+  std::string gpu_layers;  // read to be answered, whatever they say
+  bool cpu_moe = false;
   uint32_t spikes = 8;             // slow tokens that are explained one by one
   uint32_t prompt_tokens_max = 0;  // the command's: no prompt will be longer; 0: not known
   bool no_warm_start = false, no_preload = false, mlock = false, folders_are_drives = false;
@@ -25,10 +27,11 @@ struct ModelFlags {
   double oracle_recall = 1;
   CLI::Option* chunk_option = nullptr;
   CLI::Option* io_depth_option = nullptr;
-  CLI::Option* gpu_layers_option = nullptr;
-  CLI::Option* oracle_option = nullptr;  // nullptr without add_measuring_to()
+  std::vector<CLI::Option*> gpu_options;  // llama.cpp's that --vram stands in for
+  CLI::Option* oracle_option = nullptr;   // nullptr without add_measuring_to()
 
   void add_to(CLI::App& command);
+  void add_device_flags(CLI::App& command);
   // Of commands that measure: real routing for a model without, a drive of a fixed speed, slow
   // tokens.
   void add_measuring_to(CLI::App& command);

@@ -32,8 +32,31 @@ void note_devices(Notices& notices) {
     return;
   }
   for (const DeviceFacts& device : *devices)
-    notices.add("gpu", fmt::format("{} ({}, {}) is not used: this version computes on the CPU",
+    notices.add("gpu", fmt::format("{} ({}, {}) is not used: --vram SIZE lets it keep and compute "
+                                   "experts",
                                    device.name, format_bytes(device.memory_bytes), device.pci_id));
+}
+
+// llama.cpp's flags for the same wish.
+void note_foreign_flags(const ModelFlags& flags, Notices& notices) {
+  for (const CLI::Option* option : flags.gpu_options) {
+    if (option->count() == 0) continue;
+    const std::string name = option->get_name();  // "--n-gpu-layers"
+    std::string subject = name.substr(2);
+    std::replace(subject.begin(), subject.end(), '-', '_');
+    notices.add(subject,
+                fmt::format("{} has no effect: Offstage places single experts, by how often they "
+                            "are called, not layers; say how much of the GPU's memory it may use, "
+                            "for example --vram 8G",
+                            name == "--n-gpu-layers" ? "-ngl" : name));
+  }
+}
+
+void print_vram(const DeviceExperts& experts) {
+  const VramTier& vram = experts.vram();
+  fmt::print(stderr, "vram     {:>11}  {}: {} experts in each of {} layers, {} there already\n",
+             format_bytes(vram.memory_bytes()), experts.facts().name, vram.slots_per_layer(),
+             experts.layers_with_slots(), vram.resident_count());
 }
 
 void print_drive(const DriveChoice& drive) {
@@ -56,11 +79,8 @@ void print_preloaded(const Runtime::Preloaded& preloaded) {
 
 Result<std::unique_ptr<Runtime>> open_runtime(const ModelFlags& flags, Notices& notices) {
   OFFSTAGE_TRY(const RuntimeOptions options, flags.parse());
-  if (flags.gpu_layers_option->count() != 0)
-    notices.add("n_gpu_layers",
-                "-ngl has no effect: Offstage places experts, not layers, and this build "
-                "computes on the CPU");
-  note_devices(notices);
+  note_foreign_flags(flags, notices);
+  if (!options.vram_bytes) note_devices(notices);
   NoticePrinter printer(notices);
   ProgressBar bar("loading");
   Runtime::Hooks hooks;
@@ -79,6 +99,7 @@ Result<std::unique_ptr<Runtime>> open_runtime(const ModelFlags& flags, Notices& 
   experts_bar.finish();
   printer.print();
   if (runtime) print_drive((*runtime)->drive());
+  if (runtime && (*runtime)->device_experts() != nullptr) print_vram(*(*runtime)->device_experts());
   if (runtime && (*runtime)->warm_start_tokens() != 0)
     fmt::print(stderr, "warm     the cache knows what {} earlier tokens used\n",
                (*runtime)->warm_start_tokens());

@@ -172,7 +172,7 @@ Result<ForecastReport> make_forecast(const ForecastFlags& flags, const PlannedMo
   if (profile) {
     report.machine = profile->machine;
     OFFSTAGE_TRY(machines, machines_of(flags, *profile));
-    notices.add("vram", "no GPU tier yet: forecasts are of CPU, RAM and drives");
+    notices.add("vram", "experts in VRAM aren't forecast: forecasts are of CPU, RAM and drives");
   }
   const CellsQuestion question = {model, ram_bytes, machines, log, options};
   if (flags.has_wish()) OFFSTAGE_TRY_VOID(answer_wish(flags, question, report, notices));

@@ -117,7 +117,7 @@ Json token_json(size_t index, const TokenRecord& token, Runtime& runtime) {
       {"began_ns", token.began_ns},
       {"wall_ns", token.wall_ns},
       {"causes", causes_json(token.causes)},
-      {"hits", {{"vram", 0}, {"ram", token.ram_hits}, {"drive", token.drive_reads}}},
+      {"hits", {{"vram", token.vram_hits}, {"ram", token.ram_hits}, {"drive", token.drive_reads}}},
       {"bytes", std::move(bytes)},
       {"waits", waits_json(token.trace, runtime)},
       {"drive_celsius", celsius_json(token, runtime)},
@@ -144,6 +144,27 @@ Json tokens_json(std::span<const TokenRecord> tokens, Runtime& runtime) {
   Json json = Json::array();
   for (size_t i = 0; i < tokens.size(); ++i) json.push_back(token_json(i, tokens[i], runtime));
   return json;
+}
+
+Json vram_json(const Runtime& runtime, uint64_t hits) {
+  const DeviceExperts* experts = runtime.device_experts();
+  const VramCounters counters = experts == nullptr ? VramCounters() : experts->vram().counters();
+  return {{"version", 1},
+          {"state", vram_state_name(runtime.vram_state())},
+          {"device", experts == nullptr ? "" : experts->facts().name},
+          {"simulated", experts != nullptr && runtime.options().device == DeviceKind::kSim},
+          {"budget_bytes", runtime.options().vram_bytes.value_or(0)},
+          {"experts_bytes", experts == nullptr ? 0 : experts->vram().memory_bytes()},
+          {"layers", experts == nullptr ? 0 : experts->layers_with_slots()},
+          {"slots_per_layer", experts == nullptr ? 0 : experts->vram().slots_per_layer()},
+          {"resident", experts == nullptr ? 0 : experts->vram().resident_count()},
+          {"hits", hits},
+          {"promotions", counters.promotions},
+          {"promoted_bytes", counters.promoted_bytes},
+          {"evictions", counters.evictions},
+          {"unpaid", counters.unpaid},
+          {"no_time", counters.no_time},
+          {"busy", counters.busy}};
 }
 
 Json itl_json(std::span<const TokenRecord> tokens) {

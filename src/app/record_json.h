@@ -19,6 +19,9 @@ inline constexpr const char* kTokenSchema = "offstage.token/1";
 nlohmann::ordered_json token_json(size_t index, const TokenRecord& token, Runtime& runtime);
 nlohmann::ordered_json tokens_json(std::span<const TokenRecord> tokens, Runtime& runtime);
 
+// What --vram came to: the same object in run and bench; `hits` of the tokens reported.
+nlohmann::ordered_json vram_json(const Runtime& runtime, uint64_t hits);
+
 // Time between tokens: percentiles by nearest rank, in ms.
 nlohmann::ordered_json itl_json(std::span<const TokenRecord> tokens);
 nlohmann::ordered_json spikes_json(const SpikeReport& report);

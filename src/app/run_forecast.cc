@@ -106,6 +106,10 @@ std::optional<KeptForecast> RunForecast::make(Runtime& runtime, const std::strin
                                               Notices& notices) {
   if (unreadable_) notices.add("forecast", unreadable_->message + "; no run is forecast");
   if (!is_on() || generations_.empty()) return std::nullopt;
+  if (runtime.device_experts() != nullptr) {
+    notices.add("forecast", "none of this run: experts in VRAM aren't forecast");
+    return std::nullopt;
+  }
   PastRun run = past_of(runtime, usage_, generations_);
   run.samples = !command.starts_with("bench");
   KeptForecast kept = describe(run, *profile_, command);

@@ -27,6 +27,7 @@ TokenRecord decode_total(const GenerationRecord& record) {
   for (const TokenRecord& token : record.tokens) {
     total.causes += token.causes;
     total.wall_ns += token.wall_ns;
+    total.vram_hits += token.vram_hits;
     total.ram_hits += token.ram_hits;
     total.drive_reads += token.drive_reads;
     total.bytes_read += token.bytes_read;
@@ -116,6 +117,28 @@ std::string causes_line(const CauseTimes& causes) {
   return line;
 }
 
+// Where the called experts were, and what the drive gave for the others.
+std::string experts_line(const Runtime& runtime, const TokenRecord& decode, size_t n_tokens) {
+  const uint64_t calls = decode.vram_hits + decode.ram_hits + decode.drive_reads;
+  const std::string from_vram =
+      runtime.device_experts() == nullptr
+          ? ""
+          : fmt::format("{:.1f} % from VRAM, ", 100 * share(decode.vram_hits, calls));
+  const double megabytes = static_cast<double>(decode.bytes_read) / 1e6;
+  std::string text = fmt::format(
+      "experts  {}{:.1f} % of {} calls from RAM; {} read, {:.2f} MB/token, {:.0f} MB/s\n",
+      from_vram, 100 * share(decode.ram_hits, calls), calls, decode.drive_reads,
+      n_tokens == 0 ? 0 : megabytes / static_cast<double>(n_tokens),
+      per_second(megabytes, decode.wall_ns));
+  if (runtime.device_experts() == nullptr) return text;
+  const VramTier& vram = runtime.device_experts()->vram();
+  const VramCounters& counters = vram.counters();
+  return text + fmt::format("vram     {}{} experts there, {} copied ({}), {} left again\n",
+                            vram.is_lost() ? "lost; " : "", vram.resident_count(),
+                            counters.promotions, format_bytes(counters.promoted_bytes),
+                            counters.evictions);
+}
+
 // Who chose the experts.
 nlohmann::ordered_json routing_json(const Runtime& runtime) {
   nlohmann::ordered_json json;
@@ -155,9 +178,6 @@ std::string run_summary(Runtime& runtime, const Generation& generation, const Ce
   const GenerationRecord& record = generation.record;
   const TokenRecord decode = decode_total(record);
   const Samples times = token_times(record);
-  const uint64_t calls = decode.ram_hits + decode.drive_reads;
-  const double hit_rate =
-      calls == 0 ? 0 : 100.0 * static_cast<double>(decode.ram_hits) / static_cast<double>(calls);
   std::string text =
       fmt::format("prefill  {} tokens, {:.2f} tok/s, {} read\n", record.prompt_tokens,
                   per_second(record.prompt_tokens, record.prefill.wall_ns),
@@ -169,14 +189,7 @@ std::string run_summary(Runtime& runtime, const Generation& generation, const Ce
       ms(times.percentile(50)), ms(times.percentile(95)), ms(times.percentile(99)),
       ms(times.max()));
   if (runtime.spec().n_moe_layers() != 0)
-    text += fmt::format(
-        "experts  {:.1f} % of {} calls from RAM; {} read, {:.2f} MB/token, {:.0f} "
-        "MB/s\n",
-        hit_rate, calls, decode.drive_reads,
-        record.tokens.empty() ? 0
-                              : static_cast<double>(decode.bytes_read) / 1e6 /
-                                    static_cast<double>(record.tokens.size()),
-        per_second(static_cast<double>(decode.bytes_read) / 1e6, decode.wall_ns));
+    text += experts_line(runtime, decode, record.tokens.size());
   if (decode.prefetched != 0 || decode.prefetch_wasted_bytes != 0)
     text += fmt::format("ahead    {} of {} reads began before their layer; {} read in vain\n",
                         decode.prefetched, decode.drive_reads,
@@ -255,9 +268,11 @@ nlohmann::ordered_json run_json(Runtime& runtime, const Generation& generation,
   json["itl_ms"] = itl_json(record.tokens);
   json["experts"] = {{"slots", runtime.plan().slots.n_slots()},
                      {"kept_per_layer", runtime.plan().slots.kept_per_layer},
+                     {"vram_hits", decode.vram_hits},
                      {"ram_hits", decode.ram_hits},
                      {"drive_reads", decode.drive_reads},
                      {"bytes_read", decode.bytes_read}};
+  json["vram"] = vram_json(runtime, decode.vram_hits);
   json["prefetch"] = {{"experts", decode.prefetched},
                       {"wasted_bytes", decode.prefetch_wasted_bytes},
                       {"guess_recall", guess_recall(runtime.lookahead())},

@@ -27,18 +27,20 @@ enum class Cause : uint8_t {
   kCache,        // residency bookkeeping, starting reads
   kSample,       // which token comes next: sampler, whether to stop, the next forward's rows
   kLookahead,    // guessing the next layer's experts
+  kGpu,          // handing experts over to the device, and waiting for what it computes
+  kPcie,         // bringing experts to the device's memory
   kCaller,       // what the caller did with the token before: text, output
   kRecord,       // writing down what the token before cost, and its routing
   kDescheduled,  // ready to run, while others had the CPU
   kOther,        // what nobody claimed: nothing inside a generation
 };
-inline constexpr size_t kCauseCount = 13;
+inline constexpr size_t kCauseCount = 15;
 
 // Published in JSON; never renamed.
 constexpr std::string_view cause_name(Cause cause) {
   constexpr std::array<std::string_view, kCauseCount> kNames = {
-      "attention", "router",    "experts", "output", "wait_drive",  "hash", "cache",
-      "sample",    "lookahead", "caller",  "record", "descheduled", "other"};
+      "attention", "router", "experts", "output", "wait_drive", "hash",        "cache", "sample",
+      "lookahead", "gpu",    "pcie",    "caller", "record",     "descheduled", "other"};
   return kNames[static_cast<size_t>(cause)];
 }
 

@@ -42,6 +42,11 @@ void Forward::set_replay(RouteReplay& replay, Notices& notices) {
   moe_.set_replay(&replay);
 }
 
+void Forward::set_device(DeviceExperts& device) {
+  device_ = &device;
+  moe_.set_device(&device);
+}
+
 Status Forward::run(std::span<const Row> rows, Phase phase, const LogitsSink& sink) {
   const CauseScope scope(parts_.timer, Cause::kAttention);
   OFFSTAGE_TRY_VOID(check_rows(rows));
@@ -50,6 +55,7 @@ Status Forward::run(std::span<const Row> rows, Phase phase, const LogitsSink& si
   if (recorder_ != nullptr) recorder_->begin_forward(rows, phase == Phase::kPrefill);
   if (routes_ != nullptr) routes_->begin_forward(rows, phase == Phase::kPrefill);
   if (first_routes_ != nullptr) first_routes_->begin_forward(n_rows);
+  if (device_ != nullptr) device_->begin_forward(phase);
   embed(rows);
   look_ahead(0, n_rows, phase);
   for (uint32_t layer = 0; layer < parts_.spec.n_layers; ++layer) {

@@ -60,6 +60,8 @@ class Forward {
 
   // From now on a trace chooses the experts; what has to be said goes to `notices`.
   void set_replay(RouteReplay& replay, Notices& notices);
+  // From now on a device computes the experts that it holds.
+  void set_device(DeviceExperts& device);
   // Whoever watches the routing from now on; nullptr: nobody. They never change a result.
   void set_recorder(RouteRecorder* recorder) { recorder_ = recorder; }
   void set_route_memory(RouteMemory* routes) { routes_ = routes; }
@@ -86,6 +88,7 @@ class Forward {
   Attention attention_;
   FfnBlock dense_;
   MoeBlock moe_;
+  DeviceExperts* device_ = nullptr;
   RouteReplay* replay_ = nullptr;
   Notices* notices_ = nullptr;  // beside it
   RouteRecorder* recorder_ = nullptr;

@@ -142,7 +142,7 @@ void Lookahead::guess(LayerIndex layer, uint32_t ahead, const LayerWeights& weig
 
 void Lookahead::name(LayerIndex layer, uint32_t ahead, uint32_t rank, ExpertId expert) {
   std::vector<Guess>& guesses = open_for(layer).guesses;
-  bool resident = tier_.is_resident(layer, expert);
+  bool resident = tier_.is_at_hand(layer, expert);
   const bool has_slot = resident;
   for (const Guess& guess : guesses) {
     if (guess.expert != expert) continue;

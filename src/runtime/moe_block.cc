@@ -59,7 +59,11 @@ const Routing& MoeBlock::call(LayerIndex layer, const LayerWeights& weights, con
     probabilities = {scratch_.router_logits + uint64_t{n_rows - 1} * n_experts, n_experts};
   const std::span<const ExpertId> row_experts(routing_->experts.data(),
                                               size_t{n_rows} * routing_->n_used);
-  tier_.begin({layer, routing_->calls, n_rows, row_experts, probabilities}, phase);
+  layer_ = layer;
+  // The device begins at once; what it hasn't got is for RAM and drive to bring.
+  std::span<const ExpertCall> here = routing_->calls;
+  if (device_ != nullptr) here = device_->take(layer, *routing_, normed, phase);
+  tier_.begin({layer, routing_->calls, n_rows, row_experts, probabilities}, here, phase);
   return *routing_;
 }
 
@@ -68,17 +72,35 @@ Status MoeBlock::compute(const LayerWeights& weights, const float* normed, uint3
   const CauseScope scope(timer_, Cause::kExperts);
   const Routing& routing = *routing_;
   if (spec_.shared_ffn != 0) shared_.run(weights.shared, input_, n_rows, scratch_.shared_out);
-  Status status;
-  while (true) {
-    Result<PinnedExperts> pinned = tier_.next();
-    if (!pinned) status = tl::unexpected(std::move(pinned).error());
-    if (!pinned || pinned->experts().empty()) break;
-    run_experts(weights, pinned->experts(), routing);
+  EventCosts costs;
+  Status status = run_all(weights, routing, costs);
+  if (device_ != nullptr) {
+    const std::span<const ExpertCall> lost = device_->collect(routing, scratch_.expert_out);
+    if (status && !lost.empty()) {
+      tier_.call(lost);
+      status = run_all(weights, routing, costs);
+    }
   }
   tier_.end();
   OFFSTAGE_TRY_VOID(std::move(status));
+  if (device_ != nullptr) device_->promote(layer_, costs);
 
   add_in_router_order(routing, normed, weights, x);
+  return {};
+}
+
+// As the tier brings them on.
+Status MoeBlock::run_all(const LayerWeights& weights, const Routing& routing, EventCosts& costs) {
+  const int64_t waited_before_ns = timer_.times()[Cause::kWaitDrive];
+  while (true) {
+    OFFSTAGE_TRY(const PinnedExperts pinned, tier_.next());
+    if (pinned.experts().empty()) break;
+    const int64_t began_ns = timer_.enter(Cause::kExperts);
+    run_experts(weights, pinned.experts(), routing);
+    costs.cpu_ns += timer_.enter(Cause::kExperts) - began_ns;
+    costs.calls += static_cast<uint32_t>(pinned.experts().size());
+  }
+  costs.wait_ns += timer_.times()[Cause::kWaitDrive] - waited_before_ns;
   return {};
 }
 

@@ -10,6 +10,7 @@
 #include "cache/ram_tier.h"
 #include "model/spec.h"
 #include "runtime/compute.h"
+#include "runtime/device_experts.h"
 #include "runtime/ffn_block.h"
 #include "runtime/route_replay.h"
 #include "runtime/router.h"
@@ -25,6 +26,8 @@ class MoeBlock {
 
   // From now on the experts are the trace's; nullptr: the router's.
   void set_replay(RouteReplay* replay) { replay_ = replay; }
+  // From now on experts that lie in VRAM are computed there.
+  void set_device(DeviceExperts* device) { device_ = device; }
 
   // Routes normed [n_rows][hidden] and starts reading the called experts that aren't resident.
   // `layer` counts the layers with experts. compute() must follow.
@@ -41,6 +44,7 @@ class MoeBlock {
     uint32_t first_call = 0, n_calls = 0;  // places in Routing's order
   };
 
+  Status run_all(const LayerWeights& weights, const Routing& routing, EventCosts& costs);
   void run_experts(const LayerWeights& weights, std::span<const ReadyExpert> experts,
                    const Routing& routing);
   void gate_and_up(const LayerWeights& weights, const Routing& routing);
@@ -58,6 +62,8 @@ class MoeBlock {
   FfnBlock shared_;
   std::vector<Job> jobs_;
   RouteReplay* replay_ = nullptr;
+  DeviceExperts* device_ = nullptr;
+  LayerIndex layer_;
   const Routing* routing_ = nullptr;  // from call() to compute()
 };
 

@@ -28,6 +28,19 @@ enum class Probe : uint8_t {
   kForce,  // now, whatever was kept
 };
 
+// Which device computes the experts that --vram has room for.
+enum class DeviceKind : uint8_t {
+  kAuto,  // a card, if the build, the driver and the machine have one
+  kSim,   // the simulated one (gpu/sim_device.h), for development: right tokens, meaningless speeds
+};
+
+// When experts are copied to VRAM.
+enum class Promote : uint8_t {
+  kOff,
+  kAuto,    // where it pays, as measured
+  kAlways,  // whatever it costs: for measurements and tests
+};
+
 // How the drive is asked, and how that was found.
 struct DriveChoice {
   uint32_t block_bytes = 1u << 20;  // largest single read
@@ -67,6 +80,12 @@ struct RuntimeOptions {
   bool warm_start = true;                 // begin with what earlier runs' experts were used for
   RecordLevel record = RecordLevel::kToken;
   bool keep_first_routes = false;  // for a forecast of the run after it (first_routes.h)
+  // Of the device's memory; none or 0: no device is opened.
+  std::optional<uint64_t> vram_bytes;
+  DeviceKind device = DeviceKind::kAuto;
+  Promote promote = Promote::kAuto;
+  std::string device_fault;  // of the simulated device (gpu/sim_device.h), for tests; empty: none
+  int64_t device_deadline_ns = 10'000'000'000;  // of a layer's experts, and of a copy
   bool mlock = false;  // what the plan holds never leaves RAM; an error where that isn't allowed
   Numa numa = Numa::kOff;
   bool preload = true;            // read at start what RAM will keep anyway

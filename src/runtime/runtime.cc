@@ -12,6 +12,9 @@
 
 namespace offstage {
 namespace {
+// Rows of a step whose experts a device computes: wider steps are the CPU's. The hand-over is
+// pinned memory, and a row's results may take half a MiB of it.
+constexpr uint32_t kDeviceRowsMax = 16;
 // Workers' shares in jobs, of all workers together, where reads are recorded.
 constexpr size_t kSpansKept = 1 << 16;
 // Tokens whose routing is kept where layers are recorded. To replay them at one size costs a look
@@ -42,6 +45,7 @@ Result<std::unique_ptr<Runtime>> Runtime::open(const RuntimeOptions& options, No
   runtime->workers_ = std::make_unique<ThreadPool>(options.threads, notices);
   OFFSTAGE_TRY_VOID(runtime->check_kv_types(notices));
   OFFSTAGE_TRY_VOID(runtime->start_trace(notices));  // before the plan, which counts its memory
+  OFFSTAGE_TRY_VOID(runtime->choose_device(hooks, notices));  // likewise
   OFFSTAGE_TRY_VOID(runtime->plan(notices, hooks));
 
   OFFSTAGE_TRY(HostArena dense,
@@ -302,6 +306,9 @@ Status Runtime::load(HostArena dense_arena, Notices& notices, const Hooks& hooks
                        file_->paths(),
                        tier_reads_max(*layout_),
                        &*trace_};
+  tier.is_elsewhere = [this](LayerIndex layer, ExpertId expert) {
+    return device_experts_ != nullptr && device_experts_->is_resident(layer, expert);
+  };
   tier_ = std::make_unique<RamTier>(std::move(tier));
   lookahead_ = std::make_unique<Lookahead>(spec(), *compute_, *tier_, timer_, options_.prefetch);
   forecast_.emplace(usage_, spec().router.n_used, options_.prefetch != Prefetch::kOff);
@@ -313,7 +320,54 @@ Status Runtime::load(HostArena dense_arena, Notices& notices, const Hooks& hooks
   if (replay_) forward_->set_replay(*replay_, notices);
   if (replay_ && replay_->oracle_recall()) lookahead_->set_oracle(&*replay_);
   preload(hooks);
+  open_vram(notices);
   return {};
+}
+
+Status Runtime::choose_device(const Hooks& hooks, Notices& notices) {
+  if (options_.vram_bytes.value_or(0) == 0) {
+    if (options_.device != DeviceKind::kAuto)
+      notices.add("device",
+                  "--device has no effect without --vram, which says how much memory "
+                  "experts may have there");
+    return {};
+  }
+  if (spec().n_moe_layers() == 0) {
+    notices.add("vram", "--vram has no effect: it is for experts, and this model is dense");
+  } else if (hooks.choose_device) {
+    device_ = hooks.choose_device(*kernels_, clock_);
+  } else {
+    OFFSTAGE_TRY(device_, offstage::choose_device(options_, *kernels_, clock_, notices));
+  }
+  return {};
+}
+
+// A device that has no room, or no kernels for this model, is a notice: the run works without.
+void Runtime::open_vram(Notices& notices) {
+  if (device_.device == nullptr) return;
+  DeviceExperts::Options options;
+  options.vram_bytes = *options_.vram_bytes;
+  options.rows_max = std::min(options_.n_sequences, kDeviceRowsMax);
+  options.promote = options_.promote;
+  options.deadline_ns = options_.device_deadline_ns;
+  auto experts = DeviceExperts::create(
+      {std::move(device_.device), std::move(device_.kernels), spec(), dense_->weights(), *layout_,
+       *tier_, slots_->memory(), timer_, clock_, notices},
+      options);
+  if (!experts) {
+    notices.add("vram", fmt::format("--vram has no effect: {}; everything is computed on the CPU",
+                                    experts.error().message));
+    return;
+  }
+  device_experts_ = std::move(*experts);
+  device_experts_->fill(usage_);
+  forward_->set_device(*device_experts_);
+}
+
+VramState Runtime::vram_state() const {
+  if (device_experts_ != nullptr)
+    return device_experts_->is_lost() ? VramState::kLost : VramState::kInUse;
+  return options_.vram_bytes.value_or(0) == 0 ? VramState::kOff : VramState::kUnavailable;
 }
 
 void Runtime::preload(const Hooks& hooks) {

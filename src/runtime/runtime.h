@@ -29,6 +29,8 @@
 #include "model/spec.h"
 #include "model/tensors.h"
 #include "model/tokenizer.h"
+#include "runtime/device_choice.h"
+#include "runtime/device_experts.h"
 #include "runtime/forward.h"
 #include "runtime/kv_cache.h"
 #include "runtime/memory_plan.h"
@@ -67,6 +69,8 @@ class Runtime {
     std::function<void(const MemoryPlan&, const ModelFile&)> on_plan;
     std::function<void(uint64_t done, uint64_t total)> on_load;
     std::function<void(uint64_t done, uint64_t total)> on_preload;  // the experts', in bytes
+    // In the place of choose_device(), for tests.
+    std::function<ChosenDevice(const Kernels&, const SteadyClock&)> choose_device;
   };
   // What was read before anybody called it, and how long that took.
   struct Preloaded {
@@ -128,6 +132,9 @@ class Runtime {
   uint64_t warm_start_tokens() const { return warm_start_tokens_; }
   const DriveChoice& drive() const { return drive_; }
   const Preloaded& preloaded() const { return preloaded_; }
+  // nullptr: no device computes experts.
+  const DeviceExperts* device_experts() const { return device_experts_.get(); }
+  VramState vram_state() const;
 
  private:
   explicit Runtime(RuntimeOptions options)
@@ -142,6 +149,8 @@ class Runtime {
   Status load(HostArena dense_arena, Notices& notices, const Hooks& hooks);
   Status lock(std::string_view purpose, std::span<std::byte> memory) const;
   void preload(const Hooks& hooks);
+  Status choose_device(const Hooks& hooks, Notices& notices);
+  void open_vram(Notices& notices);
 
   RuntimeOptions options_;
   SteadyClock clock_;
@@ -176,6 +185,8 @@ class Runtime {
   std::optional<RotaryTable> rotary_;
   std::optional<KvCache> kv_;
   std::unique_ptr<RamTier> tier_;
+  ChosenDevice device_;
+  std::unique_ptr<DeviceExperts> device_experts_;
   Preloaded preloaded_;
   std::unique_ptr<Lookahead> lookahead_;
   std::optional<ChunkForecast> forecast_;

@@ -84,6 +84,10 @@ TokenRecord Session::close_record(TokenId token, uint32_t next) {
               record.drive_celsius.begin());
   const TierCounters& tier = runtime_.tier().counters();
   const uint64_t bytes = runtime_.reads().counters().bytes_read;
+  const DeviceExperts* device = runtime_.device_experts();
+  const uint64_t vram_hits = device == nullptr ? 0 : device->hits();
+  record.vram_hits = vram_hits - seen_vram_hits_;
+  seen_vram_hits_ = vram_hits;
   record.ram_hits = tier.ram_hits - seen_tier_.ram_hits;
   record.drive_reads = tier.drive_reads - seen_tier_.drive_reads;
   record.bytes_read = bytes - seen_bytes_;

@@ -77,6 +77,7 @@ class Session {
   SequenceId sequence_;
   std::vector<TokenId> history_;
   TierCounters seen_tier_;
+  uint64_t seen_vram_hits_ = 0;
   uint64_t seen_bytes_ = 0;
   ProcessLoad seen_load_;
 };

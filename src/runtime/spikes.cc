@@ -12,8 +12,9 @@ namespace offstage {
 namespace {
 
 constexpr std::array<std::string_view, kSpikeCauses> kCauseNames = {
-    "misses",    "late_read",     "drive_queue", "slow_drive", "less_hidden", "read_retried",
-    "cpu_taken", "cpu_throttled", "page_faults", "compute",    "hash",        "other"};
+    "misses",       "late_read", "drive_queue",   "slow_drive",  "less_hidden",
+    "read_retried", "cpu_taken", "cpu_throttled", "page_faults", "compute",
+    "hash",         "gpu",       "other"};
 constexpr std::array<std::string_view, 4> kRemedyNames = {"more RAM", "faster drive",
                                                           "second drive", "nothing"};
 constexpr std::array<std::string_view, 3> kMatrixNames = {"gate", "up", "down"};
@@ -153,12 +154,14 @@ SpikeCause cause_of(const TokenRecord& token, const Typical& typical) {
       excess_of(token, typical,
                 {Cause::kCache, Cause::kSample, Cause::kCaller, Cause::kRecord, Cause::kOther});
   const int64_t taken = excess_of(token, typical, {Cause::kDescheduled});
-  const int64_t most = std::max({drive, compute, hash, other, taken});
+  const int64_t device = excess_of(token, typical, {Cause::kGpu, Cause::kPcie});
+  const int64_t most = std::max({drive, compute, hash, device, other, taken});
   if (most == drive) return drive_cause(token, typical, drive);
   if (most == taken)
     return is_throttled(token, taken) ? SpikeCause::kCpuThrottled : SpikeCause::kCpuTaken;
   if (most == compute) return cpu_cause(token, typical, compute, SpikeCause::kCompute);
   if (most == hash) return cpu_cause(token, typical, hash, SpikeCause::kHash);
+  if (most == device) return SpikeCause::kGpu;
   // What the caller did between tokens is its own; sampling and bookkeeping are work.
   const int64_t between = excess_of(token, typical, {Cause::kCaller, Cause::kOther});
   if (2 * between >= other) return SpikeCause::kOther;
@@ -259,6 +262,12 @@ std::string reason_text(SpikeCause cause, const TokenRecord& token, const Typica
                          format_duration_ns(token.load.cpu_ns), format_duration_ns(typical.cpu_ns));
     case SpikeCause::kHash:
       return fmt::format("verifying took {}", format_duration_ns(token.causes[Cause::kHash]));
+    case SpikeCause::kGpu:
+      return fmt::format("the GPU's experts took {} and copies to it {}, {} and {} are usual",
+                         format_duration_ns(token.causes[Cause::kGpu]),
+                         format_duration_ns(token.causes[Cause::kPcie]),
+                         format_duration_ns(typical.causes[Cause::kGpu]),
+                         format_duration_ns(typical.causes[Cause::kPcie]));
     case SpikeCause::kOther: break;
   }
   return fmt::format(

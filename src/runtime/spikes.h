@@ -30,9 +30,10 @@ enum class SpikeCause : uint8_t {
   kPageFaults,    // memory had to be fetched while computing
   kCompute,       // more computing
   kHash,          // verifying what was read
+  kGpu,           // the device took longer for its experts, or copies to it did
   kOther,         // sampling, bookkeeping, and what the caller did between tokens
 };
-inline constexpr size_t kSpikeCauses = 12;
+inline constexpr size_t kSpikeCauses = 13;
 std::string_view spike_cause_name(SpikeCause cause);  // published in JSON
 
 // What would have removed it.

@@ -24,7 +24,8 @@ struct TokenRecord {
   int64_t began_ns = 0;  // the runtime's clock
   int64_t wall_ns = 0;   // the causes' sum: from the end of the token before to the end of this
   CauseTimes causes;
-  uint64_t ram_hits = 0;  // experts called and resident
+  uint64_t vram_hits = 0;  // experts called and computed by the device
+  uint64_t ram_hits = 0;   // experts called and resident
   uint64_t drive_reads = 0;
   uint64_t bytes_read = 0;
   uint64_t prefetched = 0;  // of drive_reads: guessed, and started before they were called

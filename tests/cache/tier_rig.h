@@ -12,6 +12,7 @@
 #include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "cache/ram_tier.h"
@@ -101,17 +102,12 @@ class TierRig {
     reads.deadline_ns = options.deadline_ns;
     reads_.emplace(*engine_, std::vector{file_.path()}, clock_, reads, 2 * options.reads_max);
     if (options.complete_index) confirm_all();
-    tier_.emplace(RamTierParts{layout_,
-                               plan_,
-                               *pool_,
-                               *reads_,
-                               index_,
-                               workers_,
-                               *policy_,
-                               timer_,
-                               notices_,
-                               {file_.path()},
-                               options.reads_max});
+    RamTierParts parts = {layout_,  plan_,  *pool_,   *reads_,        index_,           workers_,
+                          *policy_, timer_, notices_, {file_.path()}, options.reads_max};
+    parts.is_elsewhere = [this](LayerIndex layer, ExpertId expert) {
+      return elsewhere.count({layer.value, expert.value}) != 0;
+    };
+    tier_.emplace(std::move(parts));
   }
 
   bool ok() const { return engine_ != nullptr; }
@@ -148,7 +144,8 @@ class TierRig {
     }
   };
 
-  std::function<void()> on_begin;  // called within the event
+  std::set<std::pair<uint32_t, uint32_t>> elsewhere;  // (layer, expert) that a faster tier has
+  std::function<void()> on_begin;                     // called within the event
 
   // One event from begin() to end().
   Event visit(uint32_t layer, const std::vector<ExpertCall>& calls, Phase phase) {

@@ -5,6 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstring>
 
 #include "gpu/sim_device.h"
@@ -16,7 +17,9 @@ using ::testing::HasSubstr;
 
 constexpr uint32_t kLayers = 2, kExperts = 4;
 constexpr uint64_t kExpertBytes = 1024, kTableBytes = 256;
-constexpr int64_t kCopyNs = 1'000 + 1'024;  // latency, 1 byte a ns
+constexpr std::array<uint64_t, kExpertMatrices> kMatrixBytes = {512, 256, 256};
+constexpr int64_t kCopyNs = 3 * 1'000 + 1'024;  // latency of each matrix, 1 byte a ns
+constexpr int64_t kDeadlineNs = 5'000'000;
 
 SimDeviceModel small_card() {
   SimDeviceModel model;
@@ -34,7 +37,8 @@ struct Rig {
     VramPlan plan;
     plan.budget_bytes = kTableBytes + kLayers * slots * kExpertBytes;
     plan.n_experts = kExperts;
-    plan.slot_bytes.assign(kLayers, kExpertBytes);
+    plan.matrix_bytes.assign(kLayers, kMatrixBytes);
+    plan.copy_deadline_ns = kDeadlineNs;
     plan.copy_bytes_per_s = 1'000'000'000;
     auto created = VramTier::create({device, clock, notices, write_entry}, plan);
     if (!created) {
@@ -56,8 +60,11 @@ struct Rig {
   void settle() { clock.advance_ns(1'000'000); }
   Promotion promote(uint32_t expert, std::vector<double> calls = {4, 3, 2, 1},
                     int64_t saved_ns = 10'000) {
-    return tier->promote(LayerIndex(1), ExpertId(expert),
-                         {ram + expert * kExpertBytes, kExpertBytes}, calls, saved_ns);
+    ExpertBytes matrices;
+    const std::byte* next = ram + expert * kExpertBytes;
+    for (size_t m = 0; m < kExpertMatrices; next += kMatrixBytes[m++])
+      matrices[m] = {next, kMatrixBytes[m]};
+    return tier->promote(LayerIndex(1), ExpertId(expert), matrices, calls, saved_ns);
   }
   // Promoted, and there.
   void bring(uint32_t expert) {
@@ -183,7 +190,7 @@ TEST(VramTier, MemoryRefusedAtStartMeansFewerSlots) {
 }
 
 TEST(VramTier, AFailedCopyEmptiesItForGoodAndSaysSoOnce) {
-  Rig rig({{SimDeviceFaultKind::kCopyError, 2, 1}});
+  Rig rig({{SimDeviceFaultKind::kCopyError, 4, 1}});  // the second expert's first matrix
   rig.bring(1);
   ASSERT_EQ(rig.promote(0), Promotion::kStarted);
   rig.settle();
@@ -196,7 +203,7 @@ TEST(VramTier, AFailedCopyEmptiesItForGoodAndSaysSoOnce) {
 }
 
 // Marks: the first is of the copy itself.
-TEST(VramTier, ACopyThatNeverEndsKeepsItsSlotAndNothingElse) {
+TEST(VramTier, ACopyThatNeverEndsIsGivenUpAtItsDeadline) {
   Rig rig({{SimDeviceFaultKind::kNeverReached, 1, 1}});
   ASSERT_EQ(rig.promote(0), Promotion::kStarted);
   for (int i = 0; i < 3; ++i) {
@@ -204,7 +211,45 @@ TEST(VramTier, ACopyThatNeverEndsKeepsItsSlotAndNothingElse) {
     EXPECT_TRUE(rig.tier->poll().empty());
   }
   EXPECT_FALSE(rig.tier->is_resident(LayerIndex(1), ExpertId(0)));
+  EXPECT_FALSE(rig.tier->is_lost());
   EXPECT_EQ(rig.read(), (std::vector<int>{0, 0, 0, 0}));
+  rig.clock.advance_ns(kDeadlineNs);
+  EXPECT_TRUE(rig.tier->poll().empty());
+  EXPECT_TRUE(rig.tier->is_lost());
+  ASSERT_EQ(rig.notices.list().size(), 1u);
+  EXPECT_THAT(rig.notices.list()[0].text, HasSubstr("isn't done after 5 ms"));
+}
+
+// Copies of 1,024 bytes take 4 µs, latencies and all, and 1 byte a ns was believed.
+TEST(VramTier, WhatCopiesCostIsLearnedFromThem) {
+  Rig rig({}, 3);
+  rig.promote(0);
+  rig.clock.advance_ns(kCopyNs - 1);
+  EXPECT_TRUE(rig.tier->poll().empty());  // so it takes longer than that
+  rig.clock.advance_ns(1);
+  EXPECT_EQ(rig.tier->poll().size(), 1u);
+  rig.settle();
+  // A quarter of the way from 1 byte a ns to 0.25: what saves 1,100 ns doesn't pay any more.
+  EXPECT_EQ(rig.promote(3, {0, 0, 0, 1}, 1'100), Promotion::kUnpaid);
+  EXPECT_EQ(rig.promote(3, {0, 0, 0, 1}, 1'300), Promotion::kStarted);
+}
+
+TEST(VramTier, LayersWithoutKernelsGetNoSlots) {
+  ManualClock clock;
+  Notices notices;
+  SimDevice device(small_card(), clock);
+  VramPlan plan;
+  plan.n_experts = kExperts;
+  plan.matrix_bytes = {kMatrixBytes, {}, kMatrixBytes};
+  plan.budget_bytes = kTableBytes + 2 * 3 * kExpertBytes;
+  auto tier = VramTier::create({device, clock, notices, Rig::write_entry}, plan);
+  ASSERT_TRUE(tier);
+  EXPECT_EQ((*tier)->slots_per_layer(), 3u);
+  EXPECT_TRUE((*tier)->has_slots(LayerIndex(2)));
+  EXPECT_FALSE((*tier)->has_slots(LayerIndex(1)));
+  EXPECT_EQ((*tier)->offset(LayerIndex(2), ExpertMatrix::kDown), 768u);
+  const std::vector<double> calls(kExperts, 100);
+  EXPECT_EQ((*tier)->promote(LayerIndex(1), ExpertId(0), {}, calls, 1'000), Promotion::kNoSlot);
 }
 
 }  // namespace

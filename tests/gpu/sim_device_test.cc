@@ -155,5 +155,48 @@ TEST(SimDevice, AFailedCopyOrKernelLosesTheDevice) {
   }
 }
 
+TEST(SimDevice, OnTheMachinesClockItTakesRealTime) {
+  const SteadyClock clock;
+  SimDeviceModel model = round_model();
+  model.copy_latency_ns = 2'000'000;
+  SimDevice device(model, clock);
+  std::byte* to = *device.allocate(100);
+  std::byte* from = *device.allocate_pinned(100);
+  std::memset(from, 3, 100);
+  const int64_t began_ns = clock.now_ns();
+  ASSERT_TRUE(device.copy(DeviceStream::kToDevice, to, from, 100));
+  ASSERT_TRUE(device.wait(*device.mark(DeviceStream::kToDevice), kSecondNs));
+  EXPECT_GE(clock.now_ns() - began_ns, 2'000'000);
+  EXPECT_EQ(to[99], std::byte{3});
+}
+
+TEST(SimDevice, MarksOfLongAgoStayReached) {
+  Rig rig;
+  const DeviceMark first = rig.mark(DeviceStream::kCompute);
+  for (int i = 0; i < 10'000; ++i) static_cast<void>(rig.mark(DeviceStream::kCompute));
+  EXPECT_TRUE(*rig.device.reached(first));
+  ASSERT_TRUE(rig.device.order(DeviceStream::kToDevice, first));
+  EXPECT_TRUE(rig.device.wait(first, kSecondNs));
+}
+
+TEST(SimDevice, FaultsAsText) {
+  const auto faults = parse_sim_device_faults("copy=3; mark=2x100;alloc=1");
+  ASSERT_TRUE(faults);
+  ASSERT_EQ(faults->size(), 3u);
+  EXPECT_EQ((*faults)[0].kind, SimDeviceFaultKind::kCopyError);
+  EXPECT_EQ((*faults)[0].nth, 3u);
+  EXPECT_EQ((*faults)[0].times, 1u);
+  EXPECT_EQ((*faults)[1].kind, SimDeviceFaultKind::kNeverReached);
+  EXPECT_EQ((*faults)[1].times, 100u);
+  EXPECT_EQ((*faults)[2].kind, SimDeviceFaultKind::kOutOfMemory);
+  EXPECT_TRUE(parse_sim_device_faults("")->empty());
+  for (const char* bad : {"copy", "copy=", "copy=0", "copy=x2", "copy=1x", "copi=1", "copy=1 ",
+                          "copy=99999999999999999999"}) {
+    const auto refused = parse_sim_device_faults(bad);
+    ASSERT_FALSE(refused) << bad;
+    EXPECT_THAT(refused.error().message, HasSubstr(bad));
+  }
+}
+
 }  // namespace
 }  // namespace offstage

@@ -123,6 +123,18 @@ TEST_F(DeviceRows, ATablesEntryChanges) {
   EXPECT_EQ(table.take(), (std::vector<const std::byte*>{nullptr, at, nullptr}));
 }
 
+TEST_F(DeviceRows, WordsMove) {
+  for (const uint32_t n : {1u, 255u, 257u, 1000u}) {
+    std::vector<uint32_t> words(n);
+    for (uint32_t& word : words) word = static_cast<uint32_t>(rng_.next_u64());
+    Array<uint32_t> from(words), to(n);
+    gpu_rig::finish(gpu::move_words(gpu_rig::stream(),
+                                    {reinterpret_cast<const std::byte*>(from.at()),
+                                     reinterpret_cast<std::byte*>(to.at()), n * sizeof(uint32_t)}));
+    EXPECT_EQ(to.take(), words) << n;
+  }
+}
+
 TEST_F(DeviceRows, PlainLoadsTouchEveryWord) {
   std::vector<uint32_t> words(4 * 1001);
   uint32_t expected = 0;

@@ -1,0 +1,112 @@
+// --vram as a person meets it: on a machine without a card, on the simulated one, and spelled as in
+// llama.cpp.
+#include <gmock/gmock.h>
+
+#include "tests/app/json_schema.h"
+#include "tests/app/program.h"
+
+namespace offstage {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using ::testing::Not;
+using testing::Outcome;
+using testing::SchemaCheck;
+
+class VramTest : public testing::ProgramTest {
+ protected:
+  Outcome generate(std::vector<std::string> more) {
+    std::vector<std::string> arguments = {"-p", "Abc", "-n", "12", "--no-warm-start"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return run("micro-qwen3moe-q4_k_m", arguments);
+  }
+  nlohmann::json json_of(std::vector<std::string> more) {
+    more.push_back("--json");
+    const Outcome outcome = generate(more);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    const auto json = outcome.json();
+    EXPECT_THAT(SchemaCheck("run.json").problems(json), IsEmpty());
+    return json;
+  }
+};
+
+const std::vector<std::string> kOnSim = {"--vram", "64M", "--device", "sim", "--promote", "always"};
+
+TEST_F(VramTest, WithoutItTheFieldSaysOff) {
+  const auto json = json_of({});
+  EXPECT_EQ(json["vram"]["version"], 1);
+  EXPECT_EQ(json["vram"]["state"], "off");
+  EXPECT_EQ(json["vram"]["hits"], 0);
+}
+
+TEST_F(VramTest, TheSimulatedDeviceGivesTheSameTokens) {
+  const auto plain = json_of({});
+  const auto on_sim = json_of(kOnSim);
+  EXPECT_EQ(on_sim["tokens"], plain["tokens"]);
+  const auto& vram = on_sim["vram"];
+  EXPECT_EQ(vram["state"], "in_use");
+  EXPECT_EQ(vram["simulated"], true);
+  EXPECT_EQ(vram["device"], "simulated device");
+  EXPECT_GT(vram["promotions"], 0);
+  EXPECT_EQ(vram["hits"], on_sim["experts"]["vram_hits"]);
+  uint64_t hits = 0;
+  for (const auto& token : on_sim["token_records"]) hits += token["hits"]["vram"].get<uint64_t>();
+  EXPECT_EQ(vram["hits"], hits);
+}
+
+TEST_F(VramTest, TheLastLinesSayWhatTheTiersDid) {
+  const Outcome outcome = generate(kOnSim);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.err, HasSubstr("simulated device: "));
+  EXPECT_THAT(outcome.err, HasSubstr("% from VRAM, "));
+  EXPECT_THAT(outcome.err, HasSubstr("note: device: a simulated device stands for a GPU"));
+  EXPECT_THAT(outcome.err, Not(HasSubstr("note: gpu:")));
+}
+
+TEST_F(VramTest, ADeviceThatFailsIsAnnouncedAndTheTokensStay) {
+  auto arguments = kOnSim;
+  arguments.insert(arguments.end(), {"--device-fault", "copy=4"});
+  const auto json = json_of(arguments);
+  EXPECT_EQ(json["tokens"], json_of({})["tokens"]);
+  EXPECT_EQ(json["vram"]["state"], "lost");
+  EXPECT_THAT(json["fallbacks"].dump(), HasSubstr("no experts there any more"));
+}
+
+TEST_F(VramTest, TooLittleIsAnnouncedWithWhatItTakes) {
+  const auto json = json_of({"--vram", "1K", "--device", "sim"});
+  EXPECT_EQ(json["vram"]["state"], "unavailable");
+  EXPECT_THAT(json["fallbacks"].dump(), HasSubstr("one expert per layer takes"));
+}
+
+// Where there is a card, the run uses it: same tokens.
+TEST_F(VramTest, WithoutACardTheRunWorksAndSaysSoOnce) {
+  const Outcome outcome = generate({"--vram", "64M", "--json"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto json = outcome.json();
+  EXPECT_EQ(json["tokens"], json_of({})["tokens"]);
+  if (json["vram"]["state"] == "in_use") GTEST_SKIP() << "this machine has a card";
+  EXPECT_EQ(json["vram"]["state"], "unavailable");
+  size_t said = 0;
+  for (const auto& notice : json["fallbacks"])
+    said += notice["text"].dump().find("CUDA") != std::string::npos;
+  EXPECT_EQ(said, 1u) << json["fallbacks"].dump();
+  EXPECT_THAT(outcome.err, HasSubstr("note: vram: --vram has no effect: CUDA: "));
+  EXPECT_THAT(outcome.err, HasSubstr("everything is computed on the CPU"));
+}
+
+TEST_F(VramTest, FlagsOfLlamaCppAreAnsweredWithVram) {
+  for (const char* flag : {"-ngl", "--n-cpu-moe", "-ncmoe"}) {
+    const Outcome outcome = generate({flag, "20"});
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_THAT(outcome.err, HasSubstr("has no effect: Offstage places single experts")) << flag;
+    EXPECT_THAT(outcome.err, HasSubstr("--vram 8G")) << flag;
+  }
+  EXPECT_THAT(generate({"--cpu-moe"}).err, HasSubstr("note: cpu_moe: --cpu-moe has no effect"));
+  EXPECT_EQ(generate({"--device", "card"}).code, 2);
+  EXPECT_EQ(generate({"--vram", "much"}).code, 2);
+  EXPECT_EQ(generate({"--vram", "8M", "--device", "sim", "--device-fault", "copi=1"}).code, 2);
+}
+
+}  // namespace
+}  // namespace offstage
