@@ -174,7 +174,7 @@ TEST(RamTierPrefetchTest, AGuessThatFailsIsNobodysError) {
 
 TEST(RamTierPrefetchTest, AGuessWithWrongBytesIsReadAgain) {
   RigOptions options;
-  options.faults = "nth=2,corrupt=flip";
+  options.faults = "seed=2; nth=2,corrupt=flip";  // into the matrix, not the sectors' rest
   TierRig rig(options);
   rig.tier().prefetch(LayerIndex(1), ids({4}));
   let_arrive(rig, 0);
