@@ -135,7 +135,10 @@ bool Simulation::serve(std::span<const size_t> who, Phase phase, uint32_t n_rows
     for (const size_t i : who) renew(requests_[i]);
     // The next request comes at once, while late reads still hold slots, or when they are back.
     const bool at_once = rng_.below(2) == 0;
-    clock_.advance_ns(static_cast<int64_t>(rng_.below(at_once ? 5 : 5'000)) * kMillisecond);
+    const int64_t pause_ns = static_cast<int64_t>(rng_.below(at_once ? 5 : 5'000)) * kMillisecond;
+    clock_.advance_ns(pause_ns);
+    // What was given up grows old meanwhile, and may be past its deadline soon after.
+    if (reads_->unfinished() != 0) witness_->excuse(pause_ns);
     return false;
   }
   for (uint32_t l = 0; l < c_.n_layers(); ++l) {

@@ -56,6 +56,8 @@ class Witness final : public IoEngine {
   PieceAnswers& answers(LayerIndex layer, ExpertId expert, ExpertMatrix matrix);
   // How long reads took that no healthy drive takes so long for, all of them together.
   int64_t stalled_ns() const;
+  // Nobody asked for unfinished reads for so long: as good as a drive that kept them waiting.
+  void excuse(int64_t pause_ns) { stalled_ns_ += pause_ns; }
   // The first thing that must not be, if any.
   const std::string& violation() const { return violation_; }
 
