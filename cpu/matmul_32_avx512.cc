@@ -14,7 +14,7 @@ namespace offstage {
 namespace {
 
 constexpr uint32_t kTileTokens = 6;       // see matmul_k_avx512.cc
-constexpr size_t kPrefetchBytes = 16384;  // likewise
+constexpr size_t kPrefetchBytes = 8192;  // likewise
 
 // The largest run is Q8_0's: 8 · 34 bytes.
 constexpr size_t kRunBytesMax = 272;

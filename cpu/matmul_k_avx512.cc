@@ -20,7 +20,7 @@ constexpr uint32_t kTileTokens = 6;
 // whole number of groups ahead, at least this many bytes, into L2. Measured on Zen 4, one thread,
 // Q8_0: none 8–10 GB/s, 4 KiB ahead into L1 9–10 (its few miss buffers then block the loads
 // themselves), 4 KiB ahead into L2 21, 16 KiB 26 of the 28 that plain reads reach.
-constexpr size_t kPrefetchBytes = 16384;
+constexpr size_t kPrefetchBytes = 8192;
 
 struct Problem {
   const std::byte* weights;
