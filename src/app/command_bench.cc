@@ -85,19 +85,21 @@ class Bench {
         OFFSTAGE_TRY(const auto record, run_once(*runtime_, tokens, interrupted, warmup));
         forecast_.add(record, 0, false);
       }
+      std::vector<double> ram_ceilings;
       for (uint32_t r = 0; r < flags_.repetitions; ++r) {
         if (flags_.cold && r != 0) {
           runtime_.reset();
           OFFSTAGE_TRY_VOID(open());
           forecast_.begin(*runtime_);
         }
+        ram_ceilings.push_back(measure_ram_ceiling(*runtime_));
         OFFSTAGE_TRY(const auto record, run_once(*runtime_, tokens, interrupted, result));
         forecast_.add(record, 0);
       }
       if (!flags_.timeline_file.empty())
         OFFSTAGE_TRY_VOID(write_timeline(flags_.timeline_file, result.prompts.back(),
                                          std::span(result.tokens).last(test.n_gen), *runtime_));
-      result.ceilings = measure_ceilings(*runtime_);
+      result.ceilings = measure_ceilings(*runtime_, ram_ceilings);
       result.spikes = explain_spikes(result.tokens, model_.spikes, runtime_->drive_names());
       OFFSTAGE_TRY_VOID(runtime_->save_index(*notices_));
       result.forecast = forecast_.make(*runtime_, "bench " + test.name(), *notices_);

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <numeric>
 
 namespace offstage {
 namespace {
@@ -89,14 +90,19 @@ RamBandwidth measure_ram_read(std::span<const std::span<const std::byte>> memory
   return result;
 }
 
-Ceilings measure_ceilings(Runtime& runtime) {
+double measure_ram_ceiling(Runtime& runtime) {
+  return measure_ram_read(runtime.resident_memory(), runtime.workers(), runtime.clock(), kRamNs)
+      .bytes_per_s;
+}
+
+Ceilings measure_ceilings(Runtime& runtime, std::span<const double> ram_before) {
   Ceilings ceilings;
-  const std::vector<std::span<const std::byte>> memory = runtime.resident_memory();
-  for (const auto part : memory) ceilings.ram_bytes += part.size();
+  for (const auto part : runtime.resident_memory()) ceilings.ram_bytes += part.size();
   ceilings.ram_bytes = std::min<uint64_t>(ceilings.ram_bytes, kRamBytesMax);
   ceilings.ram_is_cache = ceilings.ram_bytes < 2 * last_level_cache_bytes();
-  ceilings.ram_bytes_per_s =
-      measure_ram_read(memory, runtime.workers(), runtime.clock(), kRamNs).bytes_per_s;
+  const double ram_now = measure_ram_ceiling(runtime);
+  ceilings.ram_bytes_per_s = std::accumulate(ram_before.begin(), ram_before.end(), ram_now) /
+                             static_cast<double>(ram_before.size() + 1);
   ceilings.token_bytes = token_weight_bytes(runtime);
   const Trace& trace = runtime.trace();
   const std::vector<std::string>& names = runtime.drive_names();

@@ -48,6 +48,10 @@ struct RamBandwidth {
 RamBandwidth measure_ram_read(std::span<const std::span<const std::byte>> memory,
                               ThreadPool& workers, const Clock& clock, int64_t min_ns);
 
-Ceilings measure_ceilings(Runtime& runtime);
+// Bytes per second of its memory, now.
+double measure_ram_ceiling(Runtime& runtime);
+// `ram_before`: what measure_ram_ceiling() gave in the course of the run. A shared machine changes
+// from second to second, so the ceiling is the mean of those and of one more, measured now.
+Ceilings measure_ceilings(Runtime& runtime, std::span<const double> ram_before = {});
 
 }  // namespace offstage
