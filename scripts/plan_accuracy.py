@@ -5,11 +5,12 @@
 
 For every model its routing is recorded once, on another text than the one that is measured. Then, for
 each budget, with one free drive, one paced one and (with --drives, into which the model is packed)
-two paced ones: `probe`, `plan` with that recording, `run`. Nothing of a run is known to the forecast
-before it; the one made after it (`forecast` of its JSON), with the run's own routing, stands beside,
-so that errors of the machine's profile and of guessed routing can be told apart.
+two paced ones: `probe`, `plan` with that recording, `run`, `probe`, `plan`. A shared machine isn't the
+same before and after, so the forecast is the mean of both. It knows nothing of the run; the one
+that the run makes of itself (`forecast` of its JSON), with its own routing and the profile before
+it, stands beside, so that errors of the profile and of guessed routing can be told apart.
 
-Needs a machine that does nothing else, and time: a probe and a run for each row.
+Needs a machine that does nothing else, and time: two probes and a run for each row.
 """
 
 import argparse
@@ -59,9 +60,9 @@ def parse_model(text):
 
 
 def recall_of(run):
-    """What the gate got right, over all layers."""
-    shares = run["prefetch"]["guess_recall"]
-    return statistics.mean(shares) if shares else 0
+    """What the gate got right, by distance, as `plan --guess-accuracy` takes it."""
+    by_distance = [place["recall"] for place in run["prefetch"]["by_distance"] if place["guesses"]]
+    return ",".join(f"{share:.4f}" for share in by_distance) or "0"
 
 
 def record(program, file, budget, trace):
@@ -73,19 +74,26 @@ def record(program, file, budget, trace):
 
 
 def measure(program, options, file, budget, trace, recall, tokens, n_prompt, n_drives, pace):
-    """One row: profile, forecast, run."""
+    """One row: profile and forecast, run, profile and forecast."""
     context = n_prompt + tokens + CONTEXT_SPARE
-    program("probe", "--on", file, "--seconds", options.probe_seconds, *program.threads)
     paced = ["--pace", pace] if pace else []
     shared = ["-m", file, "--ram", budget, "-c", context]
     added = ["--add-drive", n_drives - 1] if n_drives > 1 else []
-    plan = program.json("plan", *shared, "--routing", trace, "--guess-accuracy", f"{recall:.4f}",
-                        "--cold", "-p", n_prompt, "-n", tokens, *paced, *added)
-    cell = next(cell for cell in plan["cells"] if cell["drives"] == n_drives)
+
+    def forecast():
+        program("probe", "--on", file, "--seconds", options.probe_seconds, *program.threads)
+        plan = program.json("plan", *shared, "--routing", trace, "--guess-accuracy", recall,
+                            "--cold", "-p", n_prompt, "-n", tokens, *paced, *added)
+        cell = next(cell for cell in plan["cells"] if cell["drives"] == n_drives)
+        return {"tok_s": cell["decode_tok_s"], "hits": cell["hit_rate"]["ram"],
+                "p99": cell["token_ms"]["p99"]}
+
+    before = forecast()
     folders = [word for folder in options.drives or [] for word in ("--drive", folder)]
     striped = [*folders, "--folders-are-drives"] if n_drives > 1 else []
     run = program.json("run", *shared, *program.threads, "-p", MEASURED_PROMPT, "-n", tokens + 1,
                        "--temp", 1, "-s", 2, "--ignore-eos", "--no-warm-start", *paced, *striped)
+    after = forecast()
     calls = run["experts"]["ram_hits"] + run["experts"]["drive_reads"]
     return {
         "model": os.path.basename(file).removesuffix(".gguf"),
@@ -93,8 +101,9 @@ def measure(program, options, file, budget, trace, recall, tokens, n_prompt, n_d
         "drives": n_drives,
         "pace": pace or "free",
         "tokens": len(run["token_records"]),
-        "forecast": {"tok_s": cell["decode_tok_s"], "hits": cell["hit_rate"]["ram"],
-                     "p99": cell["token_ms"]["p99"]},
+        "forecast": {key: (before[key] + after[key]) / 2 for key in before},
+        "before": before,
+        "after": after,
         "measured": {"tok_s": run["decode_tok_s"],
                      "hits": run["experts"]["ram_hits"] / calls if calls else 1,
                      "p99": run["token_ms"]["p99"]},

@@ -83,7 +83,7 @@ ForecastOptions options_of(const ForecastFlags& flags, const RuntimeOptions& run
   options.tokens = flags.tokens;
   options.prompt_tokens = flags.prompt;
   options.warm_tokens = flags.cold ? 0 : flags.warm;
-  options.guess_accuracy = flags.guess_accuracy;
+  options.guess_accuracy = GuessAccuracy(flags.guess_accuracy);
   options.seed = flags.seed;
   return options;
 }
@@ -132,8 +132,9 @@ void ForecastFlags::add_to(CLI::App& command) {
                      "model: show them and how well they reproduce it");
   command
       .add_option("--guess-accuracy", guess_accuracy,
-                  "share of the next-layer gate's guesses that are called (guess_recall of a run); "
-                  "0: no look-ahead")
+                  "share of the gate's guesses that are called, from one layer before, two, … "
+                  "(prefetch.by_distance of a run); one number: its powers; 0: no look-ahead")
+      ->delimiter(',')
       ->check(CLI::Range(0.0, 1.0))
       ->capture_default_str();
   command.add_option("-n,--predict", tokens, "tokens to forecast")

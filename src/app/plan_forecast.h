@@ -17,7 +17,7 @@ struct ForecastFlags {
   std::string profile, routing, fit_routing, pace, want, p99, prices;
   uint32_t add_drives = 0, tokens = 256, prompt = 512, warm = 64;
   uint64_t seed = 1;
-  double guess_accuracy = 0;
+  std::vector<double> guess_accuracy = {0};
   bool cold = false;
   bool wants_curves = false;  // the command's: the routing is kept, and a wish has its cells too
 

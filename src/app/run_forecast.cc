@@ -20,17 +20,22 @@ int64_t thread_cpu_ns() {
   return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
 
-// Of the experts that the gate named for the next layer, the share that was called.
-double guess_accuracy(const Runtime& runtime) {
+// Of the experts that the gate named, the share that was called, by distance.
+GuessAccuracy guess_accuracy(const Runtime& runtime) {
   const RuntimeOptions& options = runtime.options();
   if (options.prefetch == Prefetch::kOff) return 0;
   if (options.oracle_prefetch) return *options.oracle_prefetch;
-  uint64_t guesses = 0, hits = 0;
-  for (const LayerForesight& layer : runtime.lookahead().layers()) {
-    guesses += layer.guesses;
-    hits += layer.guessed_hits;
+  std::vector<double> by_distance;
+  for (uint32_t ahead = 1; ahead <= Lookahead::kHorizonMax; ++ahead) {
+    uint64_t guesses = 0, hits = 0;
+    for (const LayerForesight& layer : runtime.lookahead().layers(ahead)) {
+      guesses += layer.guesses;
+      hits += layer.guessed_hits;
+    }
+    if (guesses == 0) break;
+    by_distance.push_back(static_cast<double>(hits) / static_cast<double>(guesses));
   }
-  return guesses == 0 ? 0 : static_cast<double>(hits) / static_cast<double>(guesses);
+  return by_distance.empty() ? GuessAccuracy() : GuessAccuracy(by_distance);
 }
 
 PastRun past_of(Runtime& runtime, const ExpertUsage& usage,
@@ -65,7 +70,7 @@ KeptForecast describe(const PastRun& run, const HardwareProfile& profile,
   kept.threads = run.threads;
   kept.drives = static_cast<uint32_t>(run.drive_names.size());
   kept.context = run.options.context;
-  kept.guess_accuracy = run.guess_accuracy;
+  kept.guess_accuracy = run.guess_accuracy.at(1);
   return kept;
 }
 

@@ -14,6 +14,7 @@
 #include "base/notices.h"
 #include "base/result.h"
 #include "cache/route_log.h"
+#include "plan/drawn_foresight.h"
 #include "plan/hardware_profile.h"
 #include "plan/planned_model.h"
 #include "runtime/memory_plan.h"
@@ -29,7 +30,7 @@ struct ForecastOptions {
   uint32_t prompt_tokens = 512;
   // Share of the next-layer gate's guesses that are called (guess_recall of a run's JSON). 0: no
   // look-ahead in decode.
-  double guess_accuracy = 0;
+  GuessAccuracy guess_accuracy;
   uint64_t seed = 1;
   bool samples = true;               // false: tokens are given (a bench)
   std::optional<DriveChoice> drive;  // how drives are asked; none: as the profile's probe chose

@@ -16,6 +16,7 @@
 #include "base/result.h"
 #include "cache/route_log.h"
 #include "cache/usage.h"
+#include "plan/drawn_foresight.h"
 #include "plan/hardware_profile.h"
 #include "runtime/memory_plan.h"
 #include "runtime/options.h"
@@ -45,10 +46,10 @@ struct PastRun {
   std::vector<std::string> drive_names;  // as the profile has them (io/drive_name.h)
   std::vector<uint32_t> drive_of_file;
   uint32_t threads = 0;
-  bool samples = true;        // false: its tokens were given (a bench)
-  double guess_accuracy = 0;  // of the next-layer gate; 0: no look-ahead
-  ExpertUsage usage;          // what was known before the first row
-  RouteLog routes;            // the first rows, in order; maybe not all
+  bool samples = true;           // false: its tokens were given (a bench)
+  GuessAccuracy guess_accuracy;  // of the gate; 0: no look-ahead
+  ExpertUsage usage;             // what was known before the first row
+  RouteLog routes;               // the first rows, in order; maybe not all
   std::vector<PastGeneration> generations;
 };
 

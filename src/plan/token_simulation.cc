@@ -120,7 +120,7 @@ Status TokenSimulation::make_tier() {
   OFFSTAGE_TRY(const Kernels* kernels, choose_kernels("scalar"));  // asked for nothing
   compute_ = std::make_unique<Compute>(*kernels, worker_);
   const Prefetch prefetch =
-      parts_.options.guess_accuracy > 0 ? parts_.options.runtime.prefetch : Prefetch::kOff;
+      parts_.options.guess_accuracy.guesses() ? parts_.options.runtime.prefetch : Prefetch::kOff;
   lookahead_ = std::make_unique<Lookahead>(spec_, *compute_, *tier_, timer_, prefetch);
   lookahead_->set_oracle(&foresight_);
   chunks_.emplace(usage_, spec_.router.n_used, parts_.options.runtime.prefetch != Prefetch::kOff);
@@ -214,7 +214,7 @@ void TokenSimulation::look_ahead(uint32_t layer, const Rows& rows) {
   const LayerIndex moe_layer(layer - spec_.n_dense_layers);
   if (rows.phase == Phase::kPrefill)
     return tier_->read_ahead(moe_layer, chunks_->foretell(moe_layer, rows.n));
-  if (parts_.options.guess_accuracy == 0) return;
+  if (!parts_.options.guess_accuracy.guesses()) return;
   lookahead_->look(moe_layer, std::span(no_weights_).subspan(layer), nullptr, rows.n);
   spend(lookahead_->horizon() * cost_.router_ns(layer, rows.n), Cause::kLookahead);
 }

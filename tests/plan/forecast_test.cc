@@ -151,6 +151,38 @@ TEST(Forecast, GuessesThatAreRightHideReading) {
   EXPECT_LT(wrong.read_bytes_per_token, 1.1 * without.read_bytes_per_token);
 }
 
+TEST(GuessAccuracy, IsThatOfItsDistanceThenFallsOn) {
+  const GuessAccuracy powers = .9;
+  EXPECT_DOUBLE_EQ(powers.at(1), .9);
+  EXPECT_NEAR(powers.at(3), .729, 1e-12);
+  const GuessAccuracy measured({.9, .8, .4});
+  EXPECT_DOUBLE_EQ(measured.at(2), .8);
+  EXPECT_DOUBLE_EQ(measured.at(3), .4);
+  EXPECT_DOUBLE_EQ(measured.at(5), .1);
+  EXPECT_FALSE(GuessAccuracy().guesses());
+}
+
+// What is wrongly named is what other tokens call, and mostly lies in RAM.
+TEST(DrawnForesight, IsWrongWithExpertsThatAreOftenCalled) {
+  RouteLog log;
+  log.shape = {.n_layers = 1, .n_experts = 64, .n_used = 2};
+  for (uint16_t token = 0; token < 400; ++token) {
+    const uint16_t first = token % 8;
+    log.experts.insert(log.experts.end(), {first, static_cast<uint16_t>((first + 1) % 8)});
+    log.tokens.push_back(-1);
+  }
+  DrawnForesight foresight(.5, 1);
+  uint32_t right = 0;
+  for (uint32_t token = 0; token < 400; ++token) {
+    foresight.look_at(log, token);
+    const auto named = foresight.foretold(LayerIndex(0), 0, 0, 1);
+    ASSERT_TRUE(named);
+    EXPECT_LT(named->value, 8u);
+    right += named->value == log.calls(token, 0)[0] ? 1 : 0;
+  }
+  EXPECT_NEAR(right, 200, 40);
+}
+
 // A thread that slept for a read isn't awake at once.
 TEST(Forecast, WakingTakesItsTime) {
   const ForecastOptions options = small_options();
