@@ -12,6 +12,9 @@
 // hits first, while the misses are still being read (moe_block.cc). What a family adds (biases,
 // QK-norm, sinks, a window, scales) is a value of ModelSpec, seen here as a pointer that is or
 // isn't null, or a factor that is or isn't 1.
+//
+// Two stand beside a token's way and never change a bit of it: ReadAhead has experts read before
+// they are called, RoutingWatchers look on at what is called.
 #include "runtime/forward.h"
 
 #include <algorithm>
@@ -33,41 +36,24 @@ Forward::Forward(const Parts& parts)
       s_(parts_.scratch),
       input_(s_.input_forms, parts.rows_max, parts.spec.hidden),
       attention_(make_attention(parts_)),
-      dense_(parts.spec.activation, parts_.compute, s_.ffn, parts.rows_max, parts.spec.dense_ffn),
-      moe_(parts_.spec, parts_.compute, parts_.tier, parts_.timer, s_.moe, parts.rows_max) {}
-
-void Forward::set_replay(RouteReplay& replay, Notices& notices) {
-  replay_ = &replay;
-  notices_ = &notices;
-  moe_.set_replay(&replay);
-}
-
-void Forward::set_device(DeviceExperts& device) {
-  device_ = &device;
-  moe_.set_device(&device);
-}
+      dense_(parts.spec.activation, parts_.compute, s_.ffn, parts.rows_max, parts.spec.dense_ffn) {}
 
 Status Forward::run(std::span<const Row> rows, Phase phase, const LogitsSink& sink) {
   const CauseScope scope(parts_.timer, Cause::kAttention);
   OFFSTAGE_TRY_VOID(check_rows(rows));
   const auto n_rows = static_cast<uint32_t>(rows.size());
-  if (replay_ != nullptr) replay_->begin_forward(n_rows, *notices_);
-  if (recorder_ != nullptr) recorder_->begin_forward(rows, phase == Phase::kPrefill);
-  if (routes_ != nullptr) routes_->begin_forward(rows, phase == Phase::kPrefill);
-  if (first_routes_ != nullptr) first_routes_->begin_forward(n_rows);
-  if (device_ != nullptr) device_->begin_forward(phase);
+  parts_.moe.begin_forward(n_rows, phase);
+  parts_.watchers.begin_forward(rows, phase);
   embed(rows);
-  look_ahead(0, n_rows, phase);
+  parts_.read_ahead.look(0, s_.x, n_rows, phase);
   for (uint32_t layer = 0; layer < parts_.spec.n_layers; ++layer) {
     parts_.trace.begin_layer(layer, parts_.timer.enter(Cause::kAttention));
     attention_block(layer, rows);
     OFFSTAGE_TRY_VOID(ffn_block(layer, n_rows, phase));
   }
   parts_.trace.end_layers(parts_.timer.enter(Cause::kRecord));
-  if (replay_ != nullptr) replay_->end_forward();
-  if (recorder_ != nullptr) OFFSTAGE_TRY_VOID(recorder_->end_forward());
-  if (routes_ != nullptr) routes_->end_forward();
-  if (first_routes_ != nullptr) first_routes_->end_forward();
+  parts_.moe.end_forward();
+  OFFSTAGE_TRY_VOID(parts_.watchers.end_forward());
   parts_.timer.enter(Cause::kOutput);
   output(rows, sink);
   return {};
@@ -121,49 +107,31 @@ Status Forward::ffn_block(uint32_t layer, uint32_t n_rows, Phase phase) {
   const ModelSpec& spec = parts_.spec;
   parts_.compute.norm({weights.ffn_norm, weights.ffn_norm_bias, spec.norm_eps}, s_.x, n_rows,
                       spec.hidden, s_.normed);
-  if (!spec.is_dense_layer(layer)) {
-    // Reads of the missing experts start with the call, and behind them those of experts that the
-    // next layer will probably call; both fly while this layer computes.
-    const LayerIndex moe_layer(layer - spec.n_dense_layers);
-    const Routing& routing = moe_.call(moe_layer, weights, s_.normed, n_rows, phase);
-    parts_.lookahead.learn(moe_layer, routing.calls);
-    parts_.forecast.learn(moe_layer, routing.calls);
-    show(moe_layer, routing);
-    look_ahead(layer + 1, n_rows, phase);
-    return moe_.compute(weights, s_.normed, n_rows, s_.x);
-  }
-  look_ahead(layer + 1, n_rows, phase);
-  parts_.timer.enter(Cause::kExperts);
-  input_.reset(s_.normed, n_rows);
-  dense_.run(weights.dense, input_, n_rows, s_.projected);
-  parts_.compute.kernels().add_scaled(s_.x, s_.projected, spec.residual_scale,
-                                      n_rows * spec.hidden);
+  if (!spec.is_dense_layer(layer)) return experts(layer, n_rows, phase);
+  parts_.read_ahead.look(layer + 1, s_.x, n_rows, phase);
+  dense_ffn(layer, n_rows);
   return {};
 }
 
-void Forward::look_ahead(uint32_t layer, uint32_t n_rows, Phase phase) {
+// Reads of the missing experts start with the call, and behind them those of experts that the next
+// layer will probably call; both fly while others look on and this layer computes.
+Status Forward::experts(uint32_t layer, uint32_t n_rows, Phase phase) {
+  const LayerWeights& weights = parts_.weights.layers[layer];
+  const LayerIndex moe_layer(layer - parts_.spec.n_dense_layers);
+  const Routing& routing = parts_.moe.call(moe_layer, weights, s_.normed, n_rows, phase);
+  parts_.read_ahead.learn(moe_layer, routing.calls);
+  parts_.read_ahead.look(layer + 1, s_.x, n_rows, phase);
+  parts_.watchers.at_layer(moe_layer, routing, s_.x);
+  return parts_.moe.compute(weights, s_.normed, n_rows, s_.x);
+}
+
+void Forward::dense_ffn(uint32_t layer, uint32_t n_rows) {
   const ModelSpec& spec = parts_.spec;
-  if (layer >= spec.n_layers || spec.is_dense_layer(layer)) return;
-  const LayerIndex moe_layer(layer - spec.n_dense_layers);
-  if (phase == Phase::kPrefill) return read_ahead(moe_layer, n_rows);
-  parts_.lookahead.look(moe_layer, std::span(parts_.weights.layers).subspan(layer), s_.x, n_rows);
-}
-
-// Nearly all of a layer's experts, for a prompt's chunk.
-void Forward::read_ahead(LayerIndex layer, uint32_t n_rows) {
-  if (!parts_.forecast.enabled()) return;
-  const LayerWeights& weights = parts_.weights.layers[parts_.spec.n_dense_layers + layer.value];
-  std::span<const uint16_t> votes;
-  if (!parts_.forecast.has_past(layer)) votes = parts_.lookahead.poll(weights, s_.x, n_rows);
-  parts_.tier.read_ahead(layer, parts_.forecast.foretell(layer, n_rows, votes));
-}
-
-// To those who watch; the experts' reads fly meanwhile.
-void Forward::show(LayerIndex layer, const Routing& routing) {
-  if (recorder_ != nullptr) recorder_->add_layer(layer, routing);
-  if (routes_ != nullptr) routes_->add_layer(layer, routing);
-  if (first_routes_ != nullptr) first_routes_->add_layer(layer, routing);
-  if (gate_accuracy_ != nullptr) gate_accuracy_->at_layer(layer, routing, s_.x);
+  parts_.timer.enter(Cause::kExperts);
+  input_.reset(s_.normed, n_rows);
+  dense_.run(parts_.weights.layers[layer].dense, input_, n_rows, s_.projected);
+  parts_.compute.kernels().add_scaled(s_.x, s_.projected, spec.residual_scale,
+                                      n_rows * spec.hidden);
 }
 
 // Logits for the rows that want them, kLogitRows at a time.

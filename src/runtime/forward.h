@@ -9,23 +9,19 @@
 
 #include "base/cause_timer.h"
 #include "base/result.h"
+#include "base/trace.h"
 #include "base/types.h"
 #include "cache/ram_tier.h"
 #include "model/spec.h"
 #include "runtime/attention_gqa.h"
 #include "runtime/attention_mla.h"
-#include "runtime/chunk_forecast.h"
 #include "runtime/compute.h"
 #include "runtime/ffn_block.h"
-#include "runtime/first_routes.h"
-#include "runtime/gate_accuracy.h"
 #include "runtime/kv_cache.h"
-#include "runtime/lookahead.h"
 #include "runtime/moe_block.h"
+#include "runtime/read_ahead.h"
 #include "runtime/rotary.h"
-#include "runtime/route_memory.h"
-#include "runtime/route_recorder.h"
-#include "runtime/route_replay.h"
+#include "runtime/routing_watchers.h"
 #include "runtime/scratch.h"
 #include "runtime/weights.h"
 
@@ -43,9 +39,9 @@ class Forward {
     const RotaryTable& rotary;
     KvCache& kv;
     KvType k_type, v_type;
-    RamTier& tier;
-    Lookahead& lookahead;
-    ChunkForecast& forecast;
+    MoeBlock& moe;
+    ReadAhead& read_ahead;
+    RoutingWatchers& watchers;
     CauseTimer& timer;
     Trace& trace;
     Scratch scratch;
@@ -58,16 +54,6 @@ class Forward {
   // the rows' KV is undefined; the sequences concerned must be released.
   Status run(std::span<const Row> rows, Phase phase, const LogitsSink& sink);
 
-  // From now on a trace chooses the experts; what has to be said goes to `notices`.
-  void set_replay(RouteReplay& replay, Notices& notices);
-  // From now on a device computes the experts that it holds.
-  void set_device(DeviceExperts& device);
-  // Whoever watches the routing from now on; nullptr: nobody. They never change a result.
-  void set_recorder(RouteRecorder* recorder) { recorder_ = recorder; }
-  void set_route_memory(RouteMemory* routes) { routes_ = routes; }
-  void set_first_routes(FirstRoutes* routes) { first_routes_ = routes; }
-  void set_gate_accuracy(GateAccuracy* gate_accuracy) { gate_accuracy_ = gate_accuracy; }
-
   uint32_t rows_max() const { return parts_.rows_max; }
 
  private:
@@ -77,9 +63,8 @@ class Forward {
   void embed(std::span<const Row> rows);
   void attention_block(uint32_t layer, std::span<const Row> rows);
   Status ffn_block(uint32_t layer, uint32_t n_rows, Phase phase);
-  void look_ahead(uint32_t layer, uint32_t n_rows, Phase phase);
-  void read_ahead(LayerIndex layer, uint32_t n_rows);
-  void show(LayerIndex layer, const Routing& routing);
+  Status experts(uint32_t layer, uint32_t n_rows, Phase phase);
+  void dense_ffn(uint32_t layer, uint32_t n_rows);
   void output(std::span<const Row> rows, const LogitsSink& sink);
 
   Parts parts_;
@@ -87,14 +72,6 @@ class Forward {
   ActivationCache input_;  // forms of `normed`
   Attention attention_;
   FfnBlock dense_;
-  MoeBlock moe_;
-  DeviceExperts* device_ = nullptr;
-  RouteReplay* replay_ = nullptr;
-  Notices* notices_ = nullptr;  // beside it
-  RouteRecorder* recorder_ = nullptr;
-  RouteMemory* routes_ = nullptr;
-  FirstRoutes* first_routes_ = nullptr;
-  GateAccuracy* gate_accuracy_ = nullptr;
 };
 
 }  // namespace offstage

@@ -32,39 +32,59 @@ float dot_f32(const Kernels& kernels, const float* w, const float* x, uint32_t k
 
 }  // namespace
 
-MoeBlock::MoeBlock(const ModelSpec& spec, const Compute& compute, RamTier& tier, CauseTimer& timer,
-                   MoeScratch scratch, uint32_t rows_max)
-    : spec_(spec),
-      compute_(compute),
-      tier_(tier),
-      timer_(timer),
-      scratch_(scratch),
-      router_(spec.router, compute.kernels(), rows_max),
-      input_(scratch.input_forms, spec.n_moe_layers() == 0 ? 0 : rows_max, spec.hidden),
-      shared_(spec.activation, compute, scratch.shared, rows_max, spec.shared_ffn) {
-  jobs_.reserve(spec.router.n_experts);
+MoeBlock::MoeBlock(const Parts& parts)
+    : spec_(parts.spec),
+      compute_(parts.compute),
+      tier_(parts.tier),
+      timer_(parts.timer),
+      scratch_(parts.scratch),
+      router_(parts.spec.router, parts.compute.kernels(), parts.rows_max),
+      input_(parts.scratch.input_forms, parts.spec.n_moe_layers() == 0 ? 0 : parts.rows_max,
+             parts.spec.hidden),
+      shared_(parts.spec.activation, parts.compute, parts.scratch.shared, parts.rows_max,
+              parts.spec.shared_ffn),
+      replay_(parts.replay),
+      device_(parts.device) {
+  jobs_.reserve(spec_.router.n_experts);
+}
+
+void MoeBlock::begin_forward(uint32_t n_rows, Phase phase) {
+  if (replay_ != nullptr) replay_->begin_forward(n_rows);
+  if (device_ != nullptr) device_->begin_forward(phase);
+}
+
+void MoeBlock::end_forward() {
+  if (replay_ != nullptr) replay_->end_forward();
 }
 
 const Routing& MoeBlock::call(LayerIndex layer, const LayerWeights& weights, const float* normed,
                               uint32_t n_rows, Phase phase) {
   const CauseScope scope(timer_, Cause::kRouter);
   input_.reset(normed, n_rows);
-  routing_ = &router_.route(weights, compute_, input_, n_rows, scratch_.router_logits);
-  if (replay_ != nullptr) routing_ = &replay_->force(layer, router_);
-  // The last row's; raw logits (softmax of the chosen) are no probabilities, and the router's say
-  // nothing about a trace's calls.
-  const uint32_t n_experts = spec_.router.n_experts;
-  std::span<const float> probabilities;
-  if (spec_.router.score != RouterScore::kSoftmaxOfChosen && replay_ == nullptr)
-    probabilities = {scratch_.router_logits + uint64_t{n_rows - 1} * n_experts, n_experts};
+  layer_ = layer;
+  routing_ = &route(layer, weights, n_rows);
   const std::span<const ExpertId> row_experts(routing_->experts.data(),
                                               size_t{n_rows} * routing_->n_used);
-  layer_ = layer;
   // The device begins at once; what it hasn't got is for RAM and drive to bring.
   std::span<const ExpertCall> here = routing_->calls;
   if (device_ != nullptr) here = device_->take(layer, *routing_, normed, phase);
-  tier_.begin({layer, routing_->calls, n_rows, row_experts, probabilities}, here, phase);
+  tier_.begin({layer, routing_->calls, n_rows, row_experts, last_probabilities(n_rows)}, here,
+              phase);
   return *routing_;
+}
+
+// A trace is asked after the router, whose time belongs to a token all the same.
+const Routing& MoeBlock::route(LayerIndex layer, const LayerWeights& weights, uint32_t n_rows) {
+  const Routing& routing = router_.route(weights, compute_, input_, n_rows, scratch_.router_logits);
+  return replay_ == nullptr ? routing : replay_->force(layer, router_);
+}
+
+// By expert. Raw logits (softmax of the chosen) are no probabilities, and the router's say nothing
+// about a trace's calls.
+std::span<const float> MoeBlock::last_probabilities(uint32_t n_rows) const {
+  if (spec_.router.score == RouterScore::kSoftmaxOfChosen || replay_ != nullptr) return {};
+  const uint32_t n_experts = spec_.router.n_experts;
+  return {scratch_.router_logits + uint64_t{n_rows - 1} * n_experts, n_experts};
 }
 
 Status MoeBlock::compute(const LayerWeights& weights, const float* normed, uint32_t n_rows,
@@ -73,20 +93,25 @@ Status MoeBlock::compute(const LayerWeights& weights, const float* normed, uint3
   const Routing& routing = *routing_;
   if (spec_.shared_ffn != 0) shared_.run(weights.shared, input_, n_rows, scratch_.shared_out);
   EventCosts costs;
-  Status status = run_all(weights, routing, costs);
-  if (device_ != nullptr) {
-    const std::span<const ExpertCall> lost = device_->collect(routing, scratch_.expert_out);
-    if (status && !lost.empty()) {
-      tier_.call(lost);
-      status = run_all(weights, routing, costs);
-    }
-  }
+  Status status = run_called(weights, routing, costs);
   tier_.end();
   OFFSTAGE_TRY_VOID(std::move(status));
   if (device_ != nullptr) device_->promote(layer_, costs);
 
   add_in_router_order(routing, normed, weights, x);
   return {};
+}
+
+// What the device took stands in its place when the others are done, or is lost with it and called
+// here after all. It is collected after an error too.
+Status MoeBlock::run_called(const LayerWeights& weights, const Routing& routing,
+                            EventCosts& costs) {
+  Status status = run_all(weights, routing, costs);
+  if (device_ == nullptr) return status;
+  const std::span<const ExpertCall> lost = device_->collect(routing, scratch_.expert_out);
+  if (!status || lost.empty()) return status;
+  tier_.call(lost);
+  return run_all(weights, routing, costs);
 }
 
 // As the tier brings them on.

@@ -21,14 +21,21 @@ namespace offstage {
 
 class MoeBlock {
  public:
-  MoeBlock(const ModelSpec& spec, const Compute& compute, RamTier& tier, CauseTimer& timer,
-           MoeScratch scratch, uint32_t rows_max);
+  // All outlive it.
+  struct Parts {
+    const ModelSpec& spec;
+    const Compute& compute;
+    RamTier& tier;
+    CauseTimer& timer;
+    MoeScratch scratch;
+    uint32_t rows_max;
+    RouteReplay* replay = nullptr;    // chooses the experts in the router's place
+    DeviceExperts* device = nullptr;  // computes those that lie in VRAM
+  };
+  explicit MoeBlock(const Parts& parts);
 
-  // From now on the experts are the trace's; nullptr: the router's.
-  void set_replay(RouteReplay* replay) { replay_ = replay; }
-  // From now on experts that lie in VRAM are computed there.
-  void set_device(DeviceExperts* device) { device_ = device; }
-
+  // A forward: its rows, every layer with experts in order, its end.
+  void begin_forward(uint32_t n_rows, Phase phase);
   // Routes normed [n_rows][hidden] and starts reading the called experts that aren't resident.
   // `layer` counts the layers with experts. compute() must follow.
   const Routing& call(LayerIndex layer, const LayerWeights& weights, const float* normed,
@@ -36,6 +43,8 @@ class MoeBlock {
   // x [n_rows][hidden] += the called experts(normed) + shared expert.
   // Errors: those of the tier (a read that failed for good, a hash that doesn't fit).
   Status compute(const LayerWeights& weights, const float* normed, uint32_t n_rows, float* x);
+  // Not after an error.
+  void end_forward();
 
  private:
   // One expert called by some rows.
@@ -44,6 +53,9 @@ class MoeBlock {
     uint32_t first_call = 0, n_calls = 0;  // places in Routing's order
   };
 
+  const Routing& route(LayerIndex layer, const LayerWeights& weights, uint32_t n_rows);
+  std::span<const float> last_probabilities(uint32_t n_rows) const;
+  Status run_called(const LayerWeights& weights, const Routing& routing, EventCosts& costs);
   Status run_all(const LayerWeights& weights, const Routing& routing, EventCosts& costs);
   void run_experts(const LayerWeights& weights, std::span<const ReadyExpert> experts,
                    const Routing& routing);
@@ -60,9 +72,9 @@ class MoeBlock {
   Router router_;
   ActivationCache input_;  // forms of `normed`
   FfnBlock shared_;
+  RouteReplay* const replay_;
+  DeviceExperts* const device_;
   std::vector<Job> jobs_;
-  RouteReplay* replay_ = nullptr;
-  DeviceExperts* device_ = nullptr;
   LayerIndex layer_;
   const Routing* routing_ = nullptr;  // from call() to compute()
 };

@@ -12,7 +12,8 @@ constexpr uint64_t kOracleSeed = 0x0FF57A6E;
 }  // namespace
 
 Result<RouteReplay> RouteReplay::open(const std::string& path, const RouterSpec& router,
-                                      uint32_t n_layers, std::optional<double> oracle_recall) {
+                                      uint32_t n_layers, std::optional<double> oracle_recall,
+                                      Notices& notices) {
   if (n_layers == 0)
     return make_error(ErrorCode::kInvalidArgument,
                       "{}: a model without experts has no routing to replay", path);
@@ -23,15 +24,15 @@ Result<RouteReplay> RouteReplay::open(const std::string& path, const RouterSpec&
                       path, n_layers, trace.shape.n_layers);
   if (trace.n_tokens() == 0)
     return make_error(ErrorCode::kInvalidArgument, "{}: the trace has no token", path);
-  return RouteReplay(path, std::move(trace), oracle_recall);
+  return RouteReplay(path, std::move(trace), oracle_recall, notices);
 }
 
-void RouteReplay::begin_forward(uint32_t n_rows, Notices& notices) {
+void RouteReplay::begin_forward(uint32_t n_rows) {
   n_rows_ = n_rows;
   if (rows_replayed_ + n_rows <= n_tokens()) return;
-  notices.add("replay_routing",
-              fmt::format("{}: its {} tokens are used up; it starts again from its beginning",
-                          path_, n_tokens()));
+  notices_->add("replay_routing",
+                fmt::format("{}: its {} tokens are used up; it starts again from its beginning",
+                            path_, n_tokens()));
 }
 
 const Routing& RouteReplay::force(LayerIndex layer, Router& router) {

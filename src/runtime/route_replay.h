@@ -23,9 +23,11 @@ namespace offstage {
 class RouteReplay final : public Foresight {
  public:
   // A trace of ours or a .npz, of as many layers and experts as the model has (kInvalidArgument
-  // otherwise; else the errors of read_routes). `oracle_recall`: see foretold().
+  // otherwise; else the errors of read_routes). `oracle_recall`: see foretold(). `notices` outlives
+  // it.
   static Result<RouteReplay> open(const std::string& path, const RouterSpec& router,
-                                  uint32_t n_layers, std::optional<double> oracle_recall);
+                                  uint32_t n_layers, std::optional<double> oracle_recall,
+                                  Notices& notices);
 
   const std::string& path() const { return path_; }
   uint32_t n_used() const { return trace_.shape.n_used; }
@@ -36,7 +38,7 @@ class RouteReplay final : public Foresight {
   std::optional<double> oracle_recall() const { return oracle_recall_; }
 
   // A forward: its rows, then every layer. One that fails in between used up no token.
-  void begin_forward(uint32_t n_rows, Notices& notices);
+  void begin_forward(uint32_t n_rows);
   // Replaces what `router` routed last.
   const Routing& force(LayerIndex layer, Router& router);
   void end_forward() { rows_replayed_ += n_rows_; }
@@ -49,13 +51,18 @@ class RouteReplay final : public Foresight {
                                    uint32_t ahead) const override;
 
  private:
-  RouteReplay(std::string path, RouteLog trace, std::optional<double> oracle_recall)
-      : path_(std::move(path)), trace_(std::move(trace)), oracle_recall_(oracle_recall) {}
+  RouteReplay(std::string path, RouteLog trace, std::optional<double> oracle_recall,
+              Notices& notices)
+      : path_(std::move(path)),
+        trace_(std::move(trace)),
+        oracle_recall_(oracle_recall),
+        notices_(&notices) {}
   uint64_t token_of(uint32_t row) const { return (rows_replayed_ + row) % n_tokens(); }
 
   std::string path_;
   RouteLog trace_;
   std::optional<double> oracle_recall_;
+  Notices* notices_;
   uint32_t n_rows_ = 0;            // of the forward
   uint64_t rows_replayed_ = 0;     // of those that ended
   std::vector<ExpertId> experts_;  // scratch of force()

@@ -69,8 +69,9 @@ Status Runtime::take_replay(Notices& notices) {
     return make_error(ErrorCode::kInvalidArgument,
                       "--oracle-prefetch: with --prefetch off nobody asks the oracle");
   RouterSpec& router = file_->spec.router;
-  OFFSTAGE_TRY(replay_, RouteReplay::open(options_.replay_routing, router,
-                                          file_->spec.n_moe_layers(), options_.oracle_prefetch));
+  OFFSTAGE_TRY(replay_,
+               RouteReplay::open(options_.replay_routing, router, file_->spec.n_moe_layers(),
+                                 options_.oracle_prefetch, notices));
   notices.add("replay_routing",
               fmt::format("{}: its {} tokens choose the experts (top-{}, {} weights), not the "
                           "model's router (top-{}): the text means nothing, and the use of the "
@@ -201,19 +202,19 @@ Status Runtime::open_drive(HostArena& dense_arena, Notices& notices) {
 Status Runtime::record_routes(const std::string& path) {
   const RouteShape shape = {spec().n_moe_layers(), spec().router.n_experts, spec().router.n_used};
   OFFSTAGE_TRY(recorder_, RouteRecorder::create(path, shape, forward_->rows_max()));
-  forward_->set_recorder(recorder_.get());
+  watchers_.recorder = recorder_.get();
   return {};
 }
 
 Status Runtime::close_route_record() {
-  forward_->set_recorder(nullptr);
+  watchers_.recorder = nullptr;
   return recorder_ == nullptr ? Status() : recorder_->close();
 }
 
 const GateAccuracy& Runtime::measure_gate() {
   gate_accuracy_ =
       std::make_unique<GateAccuracy>(spec(), *compute_, dense_->weights(), forward_->rows_max());
-  forward_->set_gate_accuracy(gate_accuracy_.get());
+  watchers_.gate_accuracy = gate_accuracy_.get();
   return *gate_accuracy_;
 }
 
@@ -312,16 +313,23 @@ Status Runtime::load(HostArena dense_arena, Notices& notices, const Hooks& hooks
   tier_ = std::make_unique<RamTier>(std::move(tier));
   lookahead_ = std::make_unique<Lookahead>(spec(), *compute_, *tier_, timer_, options_.prefetch);
   forecast_.emplace(usage_, spec().router.n_used, options_.prefetch != Prefetch::kOff);
-  forward_ = std::make_unique<Forward>(Forward::Parts{
-      spec(), dense_->weights(), *compute_, *rotary_, *kv_, options_.k_type, options_.v_type,
-      *tier_, *lookahead_, *forecast_, timer_, *trace_, scratch, plan_.chunk_rows});
-  if (routes_) forward_->set_route_memory(&*routes_);
-  forward_->set_first_routes(first_routes());
-  if (replay_) forward_->set_replay(*replay_, notices);
   if (replay_ && replay_->oracle_recall()) lookahead_->set_oracle(&*replay_);
   preload(hooks);
   open_vram(notices);
+  make_forward(scratch);
   return {};
+}
+
+void Runtime::make_forward(const Scratch& scratch) {
+  const DenseWeights& weights = dense_->weights();
+  read_ahead_.emplace(ReadAhead::Parts{spec(), weights, *tier_, *lookahead_, *forecast_});
+  if (routes_) watchers_.last_routes = &*routes_;
+  watchers_.first_routes = first_routes();
+  moe_.emplace(MoeBlock::Parts{spec(), *compute_, *tier_, timer_, scratch.moe, plan_.chunk_rows,
+                               replay_ ? &*replay_ : nullptr, device_experts_.get()});
+  forward_ = std::make_unique<Forward>(
+      Forward::Parts{spec(), weights, *compute_, *rotary_, *kv_, options_.k_type, options_.v_type,
+                     *moe_, *read_ahead_, watchers_, timer_, *trace_, scratch, plan_.chunk_rows});
 }
 
 Status Runtime::choose_device(const Hooks& hooks, Notices& notices) {
@@ -361,7 +369,6 @@ void Runtime::open_vram(Notices& notices) {
   }
   device_experts_ = std::move(*experts);
   device_experts_->fill(usage_);
-  forward_->set_device(*device_experts_);
 }
 
 VramState Runtime::vram_state() const {

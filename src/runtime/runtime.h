@@ -34,7 +34,10 @@
 #include "runtime/forward.h"
 #include "runtime/kv_cache.h"
 #include "runtime/memory_plan.h"
+#include "runtime/moe_block.h"
 #include "runtime/options.h"
+#include "runtime/read_ahead.h"
+#include "runtime/routing_watchers.h"
 #include "runtime/token_record.h"
 #include "runtime/weights.h"
 
@@ -151,6 +154,7 @@ class Runtime {
   void preload(const Hooks& hooks);
   Status choose_device(const Hooks& hooks, Notices& notices);
   void open_vram(Notices& notices);
+  void make_forward(const Scratch& scratch);
 
   RuntimeOptions options_;
   SteadyClock clock_;
@@ -190,9 +194,12 @@ class Runtime {
   Preloaded preloaded_;
   std::unique_ptr<Lookahead> lookahead_;
   std::optional<ChunkForecast> forecast_;
-  std::unique_ptr<Forward> forward_;
+  std::optional<ReadAhead> read_ahead_;
   std::unique_ptr<RouteRecorder> recorder_;
   std::unique_ptr<GateAccuracy> gate_accuracy_;
+  RoutingWatchers watchers_;
+  std::optional<MoeBlock> moe_;
+  std::unique_ptr<Forward> forward_;
 };
 
 }  // namespace offstage

@@ -123,10 +123,11 @@ TEST_F(RouteReplayTest, AForwardThatFailedUsedUpNothing) {
   give(trace);
   model_ = open_model(options_);
   ASSERT_NE(model_, nullptr);
-  auto replay = RouteReplay::open(trace_file_.path(), model_->runtime->spec().router, kLayers, 1.0);
+  auto replay = RouteReplay::open(trace_file_.path(), model_->runtime->spec().router, kLayers, 1.0,
+                                  model_->notices);
   ASSERT_TRUE(replay);
-  replay->begin_forward(3, model_->notices);
-  replay->begin_forward(2, model_->notices);  // after an error
+  replay->begin_forward(3);
+  replay->begin_forward(2);  // after an error
   replay->end_forward();
   EXPECT_EQ(replay->rows_replayed(), 2u);
   EXPECT_EQ(replay->foretold(LayerIndex(1), 0, 1, 1), ExpertId(trace.calls(2, 1)[1]));
