@@ -28,6 +28,13 @@ double student_t(size_t degrees) {
   return degrees <= kStudentT.size() ? kStudentT[degrees - 1] : kNormal;
 }
 
+bool is_vram(const Json& vram) {
+  return vram.is_object() && vram.contains("budget_bytes") &&
+         vram["budget_bytes"].is_number_unsigned() && vram.contains("state") &&
+         vram["state"].is_string();
+}
+
+// Results from before --vram lack it.
 bool is_row(const Json& row) {
   if (!row.is_object()) return false;
   for (const char* name : {"schema", "test", "model_type", "cache", "ram"})
@@ -36,6 +43,7 @@ bool is_row(const Json& row) {
       !row["samples_ts"].is_array() || !row.contains("itl_ms") || !row["itl_ms"].is_object())
     return false;
   if (!row.contains("n_threads") || !row["n_threads"].is_number()) return false;
+  if (row.contains("vram") && !is_vram(row["vram"])) return false;
   const auto is_speed = [](const Json& v) { return v.is_number() && v.get<double>() > 0; };
   return std::all_of(row["samples_ts"].begin(), row["samples_ts"].end(), is_speed);
 }
@@ -62,8 +70,10 @@ Result<std::vector<Json>> read_rows(const std::string& path) {
 }
 
 std::string key_of(const Json& row) {
-  return fmt::format("{} {} {} {} {}", row["test"].dump(), row["model_type"].dump(),
-                     row["ram"].dump(), row["n_threads"].dump(), row["cache"].dump());
+  return fmt::format("{} {} {} {} {} {}", row["test"].dump(), row["model_type"].dump(),
+                     row["ram"].dump(),
+                     row.contains("vram") ? row["vram"]["budget_bytes"].dump() : "0",
+                     row["n_threads"].dump(), row["cache"].dump());
 }
 
 struct Difference {
@@ -110,8 +120,8 @@ Result<std::string> compare_benches(const std::string& path_a, const std::string
   OFFSTAGE_TRY(const std::vector<Json> a, read_rows(path_a));
   OFFSTAGE_TRY(const std::vector<Json> b, read_rows(path_b));
   std::string text = fmt::format(
-      "a: {}\nb: {}\n\n| test | ram | threads | a t/s | b t/s | b ÷ a, 95 % | ITL p50 / "
-      "p99 ms a | b | verdict |\n|---|---:|---:|---:|---:|---|---|---|---|\n",
+      "a: {}\nb: {}\n\n| test | ram | vram | threads | a t/s | b t/s | b ÷ a, 95 % | ITL p50 / "
+      "p99 ms a | b | verdict |\n|---|---:|---:|---:|---:|---:|---|---|---|---|\n",
       path_a, path_b);
   size_t n_compared = 0;
   for (const Json& row : a) {
@@ -122,11 +132,12 @@ Result<std::string> compare_benches(const std::string& path_a, const std::string
     const Difference d = paired_difference(row["samples_ts"], (*other)["samples_ts"]);
     const std::vector<double> speeds_a = row["samples_ts"], speeds_b = (*other)["samples_ts"];
     text += fmt::format(
-        "| {} | {} | {} | {:.2f} | {:.2f} | {:.3f} [{:.3f}, {:.3f}], {} pairs | {:.1f} / {:.1f} | "
-        "{:.1f} / {:.1f} | {} |\n",
-        row["test"].get<std::string>(), row["ram"].get<std::string>(), row["n_threads"].dump(),
-        mean_of(speeds_a), mean_of(speeds_b), d.ratio, d.low, d.high, d.pairs, itl(row, "p50"),
-        itl(row, "p99"), itl(*other, "p50"), itl(*other, "p99"), verdict(d));
+        "| {} | {} | {} | {} | {:.2f} | {:.2f} | {:.3f} [{:.3f}, {:.3f}], {} pairs | {:.1f} / "
+        "{:.1f} | {:.1f} / {:.1f} | {} |\n",
+        row["test"].get<std::string>(), row["ram"].get<std::string>(), vram_text(row),
+        row["n_threads"].dump(), mean_of(speeds_a), mean_of(speeds_b), d.ratio, d.low, d.high,
+        d.pairs, itl(row, "p50"), itl(row, "p99"), itl(*other, "p50"), itl(*other, "p99"),
+        verdict(d));
   }
   if (n_compared == 0)
     return make_error(ErrorCode::kInvalidArgument,

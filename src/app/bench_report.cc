@@ -53,6 +53,19 @@ double drive_bound(const BenchResult& result, std::span<const TokenRecord> recor
   return seconds <= 0 ? 0 : tokens / seconds;
 }
 
+// As the tokens', so that a table can have both.
+Json prompts_json(std::span<const TokenRecord> prompts, Runtime& runtime) {
+  Json json = Json::array();
+  for (size_t r = 0; r < prompts.size(); ++r) {
+    Json one;
+    one["index"] = r;
+    one.update(cost_json(prompts[r], runtime));
+    one["repetition"] = r;
+    json.push_back(std::move(one));
+  }
+  return json;
+}
+
 std::string percent_of(double value, double bound) {
   return bound <= 0 ? "–" : fmt::format("{:.0f} %", 100 * value / bound);
 }
@@ -66,18 +79,23 @@ std::string row_line(const Json& row) {
               : "–";
   const double speed = row["avg_ts"], ram = row["ceilings"]["tok_s"], drive = row["drive_tok_s"];
   return fmt::format(
-      "| {} | {} | {} | {} | {} | {} | {:.2f} ± {:.2f} | {} | {} | {} | {} |\n",
+      "| {} | {} | {} | {} | {} | {} | {} | {:.2f} ± {:.2f} | {} | {} | {} | {} |\n",
       row["model_type"].get<std::string>(), format_bytes(row["model_size"].get<uint64_t>()),
       format_count(row["model_n_params"].get<uint64_t>()), row["n_threads"].get<uint32_t>(),
-      format_bytes(row["ram_budget_bytes"].get<uint64_t>()), row["test"].get<std::string>(), speed,
-      row["stddev_ts"].get<double>(), decodes ? percent_of(speed, ram) : "–",
-      percent_of(speed, drive), number(row["ttft_ms"], 1), latency);
+      format_bytes(row["ram_budget_bytes"].get<uint64_t>()), vram_text(row),
+      row["test"].get<std::string>(), speed, row["stddev_ts"].get<double>(),
+      decodes ? percent_of(speed, ram) : "–", percent_of(speed, drive), number(row["ttft_ms"], 1),
+      latency);
 }
 
 void add_spikes(std::string& text, const Json& row) {
   if (row["n_gen"] == 0) return;
-  text += fmt::format("\n{}, {}:", row["test"].get<std::string>(),
-                      format_bytes(row["ram_budget_bytes"].get<uint64_t>()));
+  text +=
+      fmt::format("\n{}, {} of RAM{}, {} threads:", row["test"].get<std::string>(),
+                  format_bytes(row["ram_budget_bytes"].get<uint64_t>()),
+                  row["vram"]["budget_bytes"] == 0 ? std::string()
+                                                   : fmt::format(", {} of VRAM", vram_text(row)),
+                  row["n_threads"].get<uint32_t>());
   if (row["spikes"].empty()) {
     text += fmt::format(" no token took {:.0f} % more than the median.\n", 100 * (kSlowRatio - 1));
     return;
@@ -107,6 +125,13 @@ std::string csv_field(const Json& value) {
 }
 
 }  // namespace
+
+std::string vram_text(const Json& row) {
+  if (!row.contains("vram") || row["vram"]["budget_bytes"] == 0) return "–";
+  const std::string size = format_bytes(row["vram"]["budget_bytes"].get<uint64_t>());
+  const std::string state = row["vram"]["state"];
+  return state == "in_use" ? size : fmt::format("{} ({})", size, state);
+}
 
 Json bench_json(Runtime& runtime, const BenchResult& result, const std::string& text, bool cold,
                 const Notices& notices) {
@@ -150,6 +175,7 @@ Json bench_json(Runtime& runtime, const BenchResult& result, const std::string& 
   json["spike_classes"] = spike_classes_json(result.spikes);
   json["ceilings"] = ceilings_json(result.ceilings);
   json["drive_tok_s"] = drive_bound(result, records);
+  json["prompts"] = prompts_json(result.prompts, runtime);
   json["tokens"] = result.tokens_json;
   if (result.forecast) json["forecast"] = forecast_json(*result.forecast);
   json["fallbacks"] = notices_json(notices);
@@ -158,9 +184,9 @@ Json bench_json(Runtime& runtime, const BenchResult& result, const std::string& 
 
 std::string bench_markdown(std::span<const Json> rows) {
   std::string text =
-      "| model | size | params | threads | ram | test | t/s | of RAM | of drive | TTFT ms | ITL ms "
-      "p50 / p90 / p99 / p99.9 / max |\n"
-      "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n";
+      "| model | size | params | threads | ram | vram | test | t/s | of RAM | of drive | TTFT ms | "
+      "ITL ms p50 / p90 / p99 / p99.9 / max |\n"
+      "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n";
   for (const Json& row : rows) text += row_line(row);
   if (rows.empty()) return text;
   text +=
@@ -194,10 +220,10 @@ std::string bench_csv(std::span<const Json> rows) {
   for (const Json& row : rows) {
     std::string names, values;
     for (const auto& [name, value] : row.items()) {
-      if (name == "itl_ms" || name == "experts") {
-        for (const auto& [part, number] : value.items()) {
+      if (name == "itl_ms" || name == "experts" || name == "vram") {
+        for (const auto& [part, figure] : value.items()) {
           names += fmt::format("{}_{},", name, part);
-          values += number.dump() + ",";
+          values += csv_field(figure) + ",";
         }
       } else if (!value.is_structured()) {
         names += name + ",";
@@ -210,17 +236,18 @@ std::string bench_csv(std::span<const Json> rows) {
   return text;
 }
 
-std::string tokens_csv(std::span<const Json> rows) {
+std::string records_csv(std::span<const Json> rows) {
   std::string text;
   for (const Json& row : rows) {
-    for (const Json& token : row["tokens"]) {
-      std::string names = "test,ram_budget_bytes,n_threads,repetition,index,wall_ns";
-      std::string values =
-          fmt::format("{},{},{},{},{},{}", row["test"].get<std::string>(),
-                      row["ram_budget_bytes"].dump(), row["n_threads"].dump(),
-                      token["repetition"].dump(), token["index"].dump(), token["wall_ns"].dump());
+    for (const Json& record : row["n_gen"] == 0 ? row["prompts"] : row["tokens"]) {
+      std::string names =
+          "test,ram_budget_bytes,vram_budget_bytes,n_threads,repetition,index,wall_ns";
+      std::string values = fmt::format(
+          "{},{},{},{},{},{},{}", row["test"].get<std::string>(), row["ram_budget_bytes"].dump(),
+          row["vram"]["budget_bytes"].dump(), row["n_threads"].dump(), record["repetition"].dump(),
+          record["index"].dump(), record["wall_ns"].dump());
       for (const char* group : {"causes", "hits", "bytes", "prefetch", "page_faults", "cpu"}) {
-        for (const auto& [name, value] : token[group].items()) {
+        for (const auto& [name, value] : record[group].items()) {
           names += fmt::format(",{}_{}", group, name);
           values += ",";
           values += value.dump();

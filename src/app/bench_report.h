@@ -21,7 +21,10 @@ nlohmann::ordered_json bench_json(Runtime& runtime, const BenchResult& result,
 // Of rows as bench_json makes them.
 std::string bench_markdown(std::span<const nlohmann::ordered_json> rows);
 std::string bench_csv(std::span<const nlohmann::ordered_json> rows);
-// One line per token: when, what it cost by cause, what it read.
-std::string tokens_csv(std::span<const nlohmann::ordered_json> rows);
+// One line per token, or per prompt in a test of prompts: when, what it cost by cause, what it
+// read.
+std::string records_csv(std::span<const nlohmann::ordered_json> rows);
+// --vram of a row, and what became of it where that isn't its use.
+std::string vram_text(const nlohmann::ordered_json& row);
 
 }  // namespace offstage

@@ -25,7 +25,7 @@ using Json = nlohmann::ordered_json;
 
 struct BenchFlags {
   ModelFlags model;
-  std::vector<std::string> ram = {""};
+  std::vector<std::string> ram = {""}, vram = {""};
   std::vector<uint32_t> threads = {0}, n_prompt = {512}, n_gen = {128};
   uint32_t repetitions = 5;
   uint64_t seed = 1;
@@ -41,6 +41,21 @@ struct BenchFlags {
     for (const uint32_t n : n_gen)
       if (n != 0) tests.push_back({0, n});
     return tests;
+  }
+  // Every combination of the lists, the last one's the fastest to change.
+  std::vector<ModelFlags> sweep() const {
+    std::vector<ModelFlags> settings;
+    for (const std::string& one_ram : ram) {
+      for (const std::string& one_vram : vram) {
+        for (const uint32_t one_threads : threads) {
+          settings.push_back(model);
+          settings.back().ram = one_ram;
+          settings.back().vram = one_vram;
+          settings.back().threads = one_threads;
+        }
+      }
+    }
+    return settings;
   }
 };
 
@@ -60,8 +75,7 @@ std::string text_of(const BenchFlags& flags) {
   return flags.text_file.empty() ? fmt::format("random, seed {}", flags.seed) : flags.text_file;
 }
 
-// A runtime for one memory and thread count of the sweep; `cold` opens another for every
-// repetition.
+// A runtime for one setting of the sweep; `cold` opens another for every repetition.
 class Bench {
  public:
   struct Results {
@@ -122,7 +136,8 @@ class Bench {
 
   Status add_to_report(const BenchResult& result) {
     ReportRun run = {.ceilings = result.ceilings, .spikes = result.spikes, .notices = *notices_};
-    run.name = fmt::format("{}, --ram {}, {} threads, cache {}", result.test.name(), result.ram,
+    run.name = fmt::format("{}, --ram {}{}, {} threads, cache {}", result.test.name(), result.ram,
+                           model_.vram.empty() ? "" : fmt::format(", --vram {}", model_.vram),
                            runtime_->threads(), flags_.cold ? "cold" : "warm");
     run.are_prompts = result.test.n_gen == 0;
     run.records = run.are_prompts ? result.prompts : result.tokens;
@@ -181,20 +196,18 @@ Result<int> bench(BenchFlags flags) {
   const std::atomic<bool>& interrupted = install_interrupt_flag();
   RunForecast forecast(!flags.model.no_forecast);
   flags.model.keep_first_routes = forecast.is_on();
+  // What isn't a size is said before anything is measured.
+  const std::vector<ModelFlags> sweep = flags.sweep();
+  for (const ModelFlags& setting : sweep) OFFSTAGE_TRY_VOID(setting.parse());
   Bench::Results results;
   Status status;
-  for (const std::string& ram : flags.ram) {
-    for (const uint32_t threads : flags.threads) {
-      if (!status) break;
-      flags.model.ram = ram;
-      flags.model.threads = threads;
-      status = Bench(flags, flags.model, forecast, results).run(interrupted);
-    }
+  for (const ModelFlags& setting : sweep) {
+    if (status) status = Bench(flags, setting, forecast, results).run(interrupted);
   }
   if (!forecast.is_on()) fmt::print(stderr, "{}", forecast.line(std::nullopt));
   const std::vector<Json>& rows = results.rows;
   if (status || !rows.empty()) print_rows(flags, rows);  // what was measured before an error too
-  if (status && !flags.csv_file.empty()) status = write_file(flags.csv_file, tokens_csv(rows));
+  if (status && !flags.csv_file.empty()) status = write_file(flags.csv_file, records_csv(rows));
   if (status && !flags.report_file.empty())
     status = write_report(flags.report_file, report_json(std::move(results.report)));
   OFFSTAGE_TRY_VOID(std::move(status));
@@ -212,8 +225,11 @@ void add_bench_command(CLI::App& app, Command& chosen) {
   flags->context_option = command->get_option("--ctx-size");
   // Lists here: a sweep over all of them.
   command->remove_option(command->get_option("--ram"));
+  const std::string vram_help = command->get_option("--vram")->get_description();
+  command->remove_option(command->get_option("--vram"));
   command->remove_option(command->get_option("--threads"));
   command->add_option("--ram", flags->ram, "host memory, or a list of it: 2G,4G")->delimiter(',');
+  command->add_option("--vram", flags->vram, vram_help + "; or a list of it: 0,8G")->delimiter(',');
   command->add_option("-t,--threads", flags->threads, "compute threads, or a list")
       ->check(CLI::Range(0u, 1024u))
       ->delimiter(',');
@@ -234,7 +250,8 @@ void add_bench_command(CLI::App& app, Command& chosen) {
   command->add_flag("--json", flags->json, "one object with all results");
   command->add_option("-f,--file", flags->text_file, "a text to read (default: random tokens)");
   command->add_option("-s,--seed", flags->seed, "of the random tokens")->capture_default_str();
-  command->add_option("--csv", flags->csv_file, "write a line per token to this file");
+  command->add_option("--csv", flags->csv_file,
+                      "write a line per token, or per prompt in tests of prompts, to this file");
   command->add_option("--timeline", flags->timeline_file,
                       "write the last repetition for Perfetto to this file");
   command->add_option("--report", flags->report_file,

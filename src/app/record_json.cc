@@ -107,35 +107,40 @@ void add_deeper_levels(Json& json, size_t index, Runtime& runtime) {
 
 }  // namespace
 
-Json token_json(size_t index, const TokenRecord& token, Runtime& runtime) {
+Json cost_json(const TokenRecord& record, Runtime& runtime) {
   Json bytes = Json::object();
   for (uint32_t drive = 0; drive < runtime.drive_count(); ++drive)
-    bytes[runtime.drive_name(drive)] = token.trace.drive_bytes[drive];
+    bytes[runtime.drive_name(drive)] = record.trace.drive_bytes[drive];
   Json json = {
-      {"index", index},
-      {"token", token.token},
-      {"began_ns", token.began_ns},
-      {"wall_ns", token.wall_ns},
-      {"causes", causes_json(token.causes)},
-      {"hits", {{"vram", token.vram_hits}, {"ram", token.ram_hits}, {"drive", token.drive_reads}}},
+      {"began_ns", record.began_ns},
+      {"wall_ns", record.wall_ns},
+      {"causes", causes_json(record.causes)},
+      {"hits",
+       {{"vram", record.vram_hits}, {"ram", record.ram_hits}, {"drive", record.drive_reads}}},
       {"bytes", std::move(bytes)},
-      {"waits", waits_json(token.trace, runtime)},
-      {"drive_celsius", celsius_json(token, runtime)},
+      {"waits", waits_json(record.trace, runtime)},
+      {"drive_celsius", celsius_json(record, runtime)},
       {"prefetch",
-       {{"experts", token.prefetched},
-        {"useful_bytes", token.prefetch_useful_bytes},
-        {"wasted_bytes", token.prefetch_wasted_bytes}}},
-      {"reads_retried", token.trace.read_retries},
-      {"queue_depth_max", token.trace.depth_max},
-      {"page_faults", {{"minor", token.load.minor_faults}, {"major", token.load.major_faults}}},
+       {{"experts", record.prefetched},
+        {"useful_bytes", record.prefetch_useful_bytes},
+        {"wasted_bytes", record.prefetch_wasted_bytes}}},
+      {"reads_retried", record.trace.read_retries},
+      {"queue_depth_max", record.trace.depth_max},
+      {"page_faults", {{"minor", record.load.minor_faults}, {"major", record.load.major_faults}}},
       {"cpu",
-       {{"ns", token.load.cpu_ns},
-        {"involuntary_switches", token.load.involuntary_switches},
-        {"throttled_ns", token.load.throttled_ns}}},
-      {"waiting", waiting_json(token.trace.waiting, runtime)}};
-  if (token.trace.slowest_layer != kNoLayer)
-    json["slowest_layer"] = {{"layer", token.trace.slowest_layer},
-                             {"wall_ns", token.trace.slowest_layer_ns}};
+       {{"ns", record.load.cpu_ns},
+        {"involuntary_switches", record.load.involuntary_switches},
+        {"throttled_ns", record.load.throttled_ns}}},
+      {"waiting", waiting_json(record.trace.waiting, runtime)}};
+  if (record.trace.slowest_layer != kNoLayer)
+    json["slowest_layer"] = {{"layer", record.trace.slowest_layer},
+                             {"wall_ns", record.trace.slowest_layer_ns}};
+  return json;
+}
+
+Json token_json(size_t index, const TokenRecord& token, Runtime& runtime) {
+  Json json = {{"index", index}, {"token", token.token}};
+  json.update(cost_json(token, runtime));
   add_deeper_levels(json, index, runtime);
   return json;
 }

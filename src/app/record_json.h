@@ -15,7 +15,9 @@ namespace offstage {
 // names.
 inline constexpr const char* kTokenSchema = "offstage.token/1";
 
-// `layers` and `reads` are in it if the runtime keeps them (--record layer, read).
+// What a forward cost, of a token or of a prompt.
+nlohmann::ordered_json cost_json(const TokenRecord& record, Runtime& runtime);
+// A token's, with `layers` and `reads` if the runtime keeps them (--record layer, read).
 nlohmann::ordered_json token_json(size_t index, const TokenRecord& token, Runtime& runtime);
 nlohmann::ordered_json tokens_json(std::span<const TokenRecord> tokens, Runtime& runtime);
 

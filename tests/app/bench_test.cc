@@ -26,11 +26,39 @@ int64_t sum_of(const nlohmann::json& parts) {
 
 std::vector<std::string> fields_of(const std::string& line) {
   std::vector<std::string> fields(1);
+  bool is_quoted = false;
   for (const char c : line) {
-    if (c == ',') fields.emplace_back();
-    if (c != ',') fields.back() += c;
+    if (c == '"') is_quoted = !is_quoted;
+    if (c == ',' && !is_quoted) {
+      fields.emplace_back();
+    } else if (c != '"') {
+      fields.back() += c;
+    }
   }
   return fields;
+}
+
+// The lines under the first, which has the columns' names.
+std::vector<std::map<std::string, std::string>> table_of(std::istream&& lines) {
+  std::vector<std::map<std::string, std::string>> rows;
+  std::string line;
+  EXPECT_TRUE(std::getline(lines, line));
+  const std::vector<std::string> names = fields_of(line);
+  while (std::getline(lines, line)) {
+    const std::vector<std::string> fields = fields_of(line);
+    EXPECT_EQ(fields.size(), names.size()) << line;
+    auto& row = rows.emplace_back();
+    for (size_t i = 0; i < std::min(names.size(), fields.size()); ++i) row[names[i]] = fields[i];
+  }
+  return rows;
+}
+
+void expect_causes_add_up(const std::map<std::string, std::string>& row) {
+  int64_t causes_ns = 0;
+  for (const auto& [name, value] : row)
+    if (name.starts_with("causes_")) causes_ns += std::stoll(value);
+  EXPECT_GT(causes_ns, 0);
+  EXPECT_EQ(std::to_string(causes_ns), row.at("wall_ns"));
 }
 
 class BenchTest : public testing::ProgramTest {
@@ -131,28 +159,105 @@ TEST_F(BenchTest, TheTableSaysHowItsFiguresAreMade) {
               AllOf(HasSubstr("| tg4 |"), HasSubstr("percentiles by\nnearest rank"),
                     HasSubstr("ceilings in this run"), HasSubstr("cache: cold"), HasSubstr(text)));
   EXPECT_THAT(outcome.err, HasSubstr("note: vram: --vram has no effect"));
-  std::ifstream lines(csv);
-  std::string line;
-  std::vector<std::string> names;
-  int n = 0;
-  while (std::getline(lines, line)) {
-    const std::vector<std::string> fields = fields_of(line);
-    if (n++ == 0) {
-      names = fields;
-      EXPECT_THAT(line, AllOf(HasSubstr("index,wall_ns,causes_attention"), HasSubstr("hits_ram"),
-                              HasSubstr("page_faults_major"), HasSubstr("cpu_throttled_ns")));
-      continue;
-    }
-    ASSERT_EQ(fields.size(), names.size()) << line;
-    int64_t wall_ns = 0, causes_ns = 0;
-    for (size_t i = 0; i < names.size(); ++i) {
-      if (names[i] == "wall_ns") wall_ns = std::stoll(fields[i]);
-      if (names[i].starts_with("causes_")) causes_ns += std::stoll(fields[i]);
-    }
-    EXPECT_GT(wall_ns, 0) << line;
-    EXPECT_EQ(causes_ns, wall_ns) << line;
+  const auto rows = table_of(std::ifstream(csv));
+  EXPECT_EQ(rows.size(), 2u * 4);
+  for (const auto& row : rows) {
+    expect_causes_add_up(row);
+    EXPECT_EQ(row.at("test"), "tg4");
+    for (const char* name : {"index", "hits_ram", "page_faults_major", "cpu_throttled_ns"})
+      EXPECT_EQ(row.count(name), 1u) << name;
   }
-  EXPECT_EQ(n, 1 + 2 * 4);
+}
+
+// A test of prompts has no tokens: its lines are the prompts.
+TEST_F(BenchTest, ThePromptsOfATestOfPromptsAreLinesOfTheTable) {
+  const std::string csv = folder_ / "prompts.csv";
+  const Outcome outcome =
+      bench({"-p", "16", "-n", "0", "-r", "2", "--no-warmup", "--csv", csv, "-o", "json"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto samples_ns = outcome.json()[0]["samples_ns"];
+  const auto rows = table_of(std::ifstream(csv));
+  ASSERT_EQ(rows.size(), 2u);
+  for (size_t r = 0; r < rows.size(); ++r) {
+    expect_causes_add_up(rows[r]);
+    EXPECT_EQ(rows[r].at("test"), "pp16");
+    EXPECT_EQ(rows[r].at("repetition"), std::to_string(r));
+    EXPECT_EQ(rows[r].at("wall_ns"), samples_ns[r].dump());
+  }
+}
+
+class BenchSweepTest : public testing::ProgramTest {
+ protected:
+  // Two sizes of each memory, on the simulated device.
+  Outcome sweep(std::vector<std::string> more) {
+    std::vector<std::string> arguments = {"bench",
+                                          "-m",
+                                          model("micro-qwen3moe-q4_k_m"),
+                                          "-p",
+                                          "0",
+                                          "-n",
+                                          "2",
+                                          "-r",
+                                          "1",
+                                          "--vram",
+                                          "0,64M",
+                                          "--device",
+                                          "sim",
+                                          "-t",
+                                          "2",
+                                          "--no-warmup",
+                                          "--no-warm-start"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return offstage(arguments);
+  }
+};
+
+TEST_F(BenchSweepTest, EveryCombinationOfRamAndVramIsARow) {
+  const std::string csv = folder_ / "tokens.csv";
+  const Outcome outcome = sweep({"--ram", "1G,2G", "--csv", csv, "-o", "json"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto rows = outcome.json();
+  const auto tokens = table_of(std::ifstream(csv));
+  ASSERT_EQ(rows.size(), 4u);
+  ASSERT_EQ(tokens.size(), 2 * rows.size());
+  for (size_t i = 0; i < rows.size(); ++i) {
+    const uint64_t ram = (i < 2 ? 1ull : 2ull) << 30, vram = i % 2 == 0 ? 0 : 64ull << 20;
+    SCOPED_TRACE(fmt::format("{} {}", ram, vram));
+    EXPECT_THAT(SchemaCheck("bench.json").problems(rows[i]), IsEmpty());
+    EXPECT_EQ(rows[i]["ram"], i < 2 ? "1G" : "2G");
+    EXPECT_EQ(rows[i]["ram_budget_bytes"], ram);
+    EXPECT_EQ(rows[i]["vram"]["budget_bytes"], vram);
+    EXPECT_EQ(rows[i]["vram"]["state"], vram == 0 ? "off" : "in_use");
+    for (const auto& token : {tokens[2 * i], tokens[2 * i + 1]}) {
+      EXPECT_EQ(token.at("ram_budget_bytes"), std::to_string(ram));
+      EXPECT_EQ(token.at("vram_budget_bytes"), std::to_string(vram));
+    }
+  }
+}
+
+TEST_F(BenchSweepTest, TablesNameBothMemories) {
+  const Outcome markdown = sweep({"--ram", "1G"});
+  ASSERT_EQ(markdown.code, 0) << markdown.err;
+  EXPECT_THAT(markdown.out, AllOf(HasSubstr("| ram | vram |"), HasSubstr("| 1.00 GiB | – |"),
+                                  HasSubstr("| 1.00 GiB | 64.00 MiB |")));
+  const Outcome csv = sweep({"--ram", "1G", "-o", "csv"});
+  ASSERT_EQ(csv.code, 0) << csv.err;
+  const auto rows = table_of(std::istringstream(csv.out));
+  ASSERT_EQ(rows.size(), 2u);
+  for (const auto& row : rows) EXPECT_EQ(row.at("ram_budget_bytes"), std::to_string(1ull << 30));
+  EXPECT_EQ(rows[0].at("vram_budget_bytes"), "0");
+  EXPECT_EQ(rows[1].at("vram_budget_bytes"), std::to_string(64ull << 20));
+  EXPECT_EQ(rows[1].at("vram_state"), "in_use");
+}
+
+// The last of a list too.
+TEST_F(BenchSweepTest, WhatIsNoSizeIsSaidBeforeAnythingIsMeasured) {
+  for (const char* flag : {"--ram", "--vram"}) {
+    const Outcome outcome = sweep({flag, "1G,much"});
+    EXPECT_EQ(outcome.code, 2) << flag;
+    EXPECT_THAT(outcome.err, HasSubstr("'much' is not a size")) << flag;
+    EXPECT_THAT(outcome.out, IsEmpty()) << flag;
+  }
 }
 
 TEST_F(BenchTest, EveryTokenIsALineOfItsOwn) {
@@ -193,13 +298,14 @@ TEST_F(BenchTest, AsManySlowTokensAreExplainedAsAskedFor) {
 }
 
 // A result as far as --compare reads it.
-std::string result(const std::vector<double>& speeds) {
+std::string result(const std::vector<double>& speeds, uint64_t vram_bytes = 0) {
   const nlohmann::json row = {{"schema", "offstage.bench/1"},
                               {"test", "tg128"},
                               {"model_type", "m"},
                               {"cache", "warm"},
                               {"ram", "4G"},
                               {"n_threads", 2},
+                              {"vram", {{"budget_bytes", vram_bytes}, {"state", "in_use"}}},
                               {"samples_ts", speeds},
                               {"itl_ms", {{"p50", 1}, {"p99", 2}}}};
   return row.dump() + "\n";
@@ -217,6 +323,16 @@ TEST_F(BenchTest, CompareKnowsNoise) {
   EXPECT_THAT(against(fmt::format("[{}]", result({11, 9.5, 10.5, 10.8, 10}))).out,
               HasSubstr("no difference beyond the noise"));
   EXPECT_THAT(against(result({20})).out, HasSubstr("one pair: no verdict"));
+}
+
+TEST_F(BenchTest, CompareKeepsMemoriesApart) {
+  constexpr uint64_t kGiB = 1 << 30;
+  const std::string a = file("a.json", result({10, 10}) + result({30, 30}, 8 * kGiB));
+  const std::string b = file("b.json", result({60, 60}, 8 * kGiB) + result({20, 20}, 4 * kGiB));
+  const Outcome outcome = offstage({"bench", "--compare", a, b});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_THAT(outcome.out, HasSubstr("| tg128 | 4G | 8.00 GiB | 2 | 30.00 | 60.00 |"));
+  EXPECT_EQ(outcome.out.find("tg128"), outcome.out.rfind("tg128"));  // one line
 }
 
 TEST_F(BenchTest, CompareRefusesWhatIsNoResult) {
