@@ -337,20 +337,20 @@ TEST_P(ReadSchedulerTest, NoHangWhenEveryReadIsStuck) {
 TEST_P(ReadSchedulerTest, DemandGoesBeforePrefetch) {
   open("delay=2ms", {.prefetch_depth = 1});
   std::vector<ReadJob> jobs;
-  for (uint64_t i = 0; i < 4; ++i) {
+  for (uint64_t i = 0; i < 4; ++i)
     jobs.push_back(job(i, {0, i * 200'000, 120'000}, ReadLane::kPrefetch));
-  }
   for (uint64_t i = 4; i < 8; ++i) jobs.push_back(job(i, {1, i * 200'000, 120'000}));
   scheduler_->start(jobs);
   for (const auto& [cookie, done] : reap_all()) EXPECT_TRUE(right_bytes(done)) << cookie;
   if (GetParam().depth > 8) return;  // all of them fit into the drive's queue
   // The last demand job may overlap with the first prefetch; otherwise demand is first.
-  std::vector<uint64_t> first(order_.begin(), order_.begin() + 3);
-  for (const uint64_t cookie : first) EXPECT_GE(cookie, 4u);
+  for (size_t i = 0; i < 3; ++i) EXPECT_GE(order_.at(i), 4u);
 }
 
-TEST_P(ReadSchedulerTest, ASlowFileHoldsUpNobodyElse) {
-  if (GetParam().depth == 1) GTEST_SKIP() << "one read at a time";
+// Where more than one read is under way at a time.
+class ReadSchedulerSideBySideTest : public ReadSchedulerTest {};
+
+TEST_P(ReadSchedulerSideBySideTest, ASlowFileHoldsUpNobodyElse) {
   open("file=1,delay=300ms");
   scheduler_->start(job(0, {1, 0, 4096}));
   scheduler_->start(job(1, {0, 0, 100'000}));
@@ -394,8 +394,8 @@ TEST_P(ReadSchedulerTest, EveryJobEndsUnderMixedFaults) {
   }
 }
 
+#ifdef OFFSTAGE_COUNT_ALLOCATIONS  // sanitizers allocate for themselves
 TEST_P(ReadSchedulerTest, AllocatesNothingInSteadyState) {
-#ifdef OFFSTAGE_COUNT_ALLOCATIONS
   open("every=5,times=200,errno=EAGAIN");
   std::vector<ReadDone> out(kJobsMax);
   const auto round = [&] {
@@ -406,21 +406,21 @@ TEST_P(ReadSchedulerTest, AllocatesNothingInSteadyState) {
   const uint64_t before = allocations;
   for (int i = 0; i < 20; ++i) round();
   EXPECT_EQ(allocations, before);
-#else
-  GTEST_SKIP() << "sanitizers allocate for themselves";
-#endif
 }
+#endif
 
-INSTANTIATE_TEST_SUITE_P(
-    All, ReadSchedulerTest,
-    ::testing::Values(
-        Setting{"UringDirect", IoEngineKind::kUring, DirectIo::kOn, 32, 1 << 20},
-        Setting{"UringDirectSmall", IoEngineKind::kUring, DirectIo::kOn, 8, 16 * 1024},
-        Setting{"UringDepth1Sector", IoEngineKind::kUring, DirectIo::kOn, 1, 4096},
-        Setting{"ThreadsDirect", IoEngineKind::kThreads, DirectIo::kOn, 16, 32 * 1024},
-        Setting{"ThreadsBuffered", IoEngineKind::kThreads, DirectIo::kOff, 4, 64 * 1024},
-        Setting{"ThreadsDepth1Sector", IoEngineKind::kThreads, DirectIo::kOff, 1, 4096}),
-    [](const auto& info) { return info.param.name; });
+const auto kDeep = ::testing::Values(
+    Setting{"UringDirect", IoEngineKind::kUring, DirectIo::kOn, 32, 1 << 20},
+    Setting{"UringDirectSmall", IoEngineKind::kUring, DirectIo::kOn, 8, 16 * 1024},
+    Setting{"ThreadsDirect", IoEngineKind::kThreads, DirectIo::kOn, 16, 32 * 1024},
+    Setting{"ThreadsBuffered", IoEngineKind::kThreads, DirectIo::kOff, 4, 64 * 1024});
+const auto kOneByOne = ::testing::Values(
+    Setting{"UringDepth1Sector", IoEngineKind::kUring, DirectIo::kOn, 1, 4096},
+    Setting{"ThreadsDepth1Sector", IoEngineKind::kThreads, DirectIo::kOff, 1, 4096});
+const auto kName = [](const auto& info) { return info.param.name; };
+INSTANTIATE_TEST_SUITE_P(Deep, ReadSchedulerTest, kDeep, kName);
+INSTANTIATE_TEST_SUITE_P(OneByOne, ReadSchedulerTest, kOneByOne, kName);
+INSTANTIATE_TEST_SUITE_P(Deep, ReadSchedulerSideBySideTest, kDeep, kName);
 
 }  // namespace
 }  // namespace offstage
