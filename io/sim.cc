@@ -82,12 +82,17 @@ std::pair<int64_t, int> serve(Drive& drive, uint32_t bytes, int64_t now_ns, Rng&
     if (spell.err != 0) return {begin_ns + kRefusalNs, spell.err};
     slower = spell.slower;
   }
-  const auto transfer_ns = static_cast<int64_t>(static_cast<double>(bytes) * 1e9 /
-                                                static_cast<double>(model.bytes_per_s));
+  const auto moved_ns = [bytes](uint64_t bytes_per_s) {
+    return static_cast<int64_t>(static_cast<double>(bytes) * 1e9 /
+                                static_cast<double>(bytes_per_s));
+  };
+  const int64_t transfer_ns = moved_ns(model.bytes_per_s);
+  const int64_t lone_ns = model.channel_bytes_per_s == 0 ? 0 : moved_ns(model.channel_bytes_per_s);
   const auto jitter_ns =
       static_cast<int64_t>(exponential(rng) * static_cast<double>(model.jitter_ns));
   drive.bus_free_ns = std::max(drive.bus_free_ns, begin_ns) + transfer_ns * slower;
-  int64_t end_ns = std::max(drive.bus_free_ns, begin_ns + (model.latency_ns + jitter_ns) * slower);
+  int64_t end_ns =
+      std::max(drive.bus_free_ns, begin_ns + (model.latency_ns + jitter_ns + lone_ns) * slower);
   int err = 0;
   for (const SimSpell& spell : model.spells) {
     if (spell.err == 0 || spell.begin_ns <= begin_ns || spell.begin_ns >= end_ns) continue;

@@ -35,10 +35,12 @@ void print_profile(const HardwareProfile& profile) {
              profile.slowdown_beside_reads);
   for (const DriveSpeed& drive : profile.drives)
     fmt::print(
-        "  drive    {:>8.2f} GB/s ({}), blocks of {} at depth {}; {:.2f} GB/s in its slowest "
-        "second, p99 of a read {:.1f} ms, idle {:.2f} ms\n",
+        "  drive    {:>8.2f} GB/s ({}), blocks of {} at depth {}; one alone {:.2f} GB/s; {:.2f} "
+        "GB/s in "
+        "its slowest second, p99 of a read {:.1f} ms, idle {:.2f} ms\n",
         drive.bytes_per_s / 1e9, drive.name, format_bytes(drive.block_bytes), drive.depth,
-        drive.slowest_second / 1e9, static_cast<double>(drive.read_p99_ns) / 1e6,
+        drive.lone_bytes_per_s / 1e9, drive.slowest_second / 1e9,
+        static_cast<double>(drive.read_p99_ns) / 1e6,
         static_cast<double>(drive.latency_ns + drive.jitter_ns) / 1e6);
   fmt::print("  {:<8} {:>14} {:>20}\n", "format", "one row, GB/s", "prompt, G products/s");
   for (const KernelSpeed& kernel : profile.kernels)

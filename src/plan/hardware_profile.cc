@@ -98,6 +98,8 @@ DriveSpeed read_drive(ObjectReader reader) {
   DriveSpeed drive;
   reader.text("name", drive.name);
   reader.number("bytes_per_s", drive.bytes_per_s, 1, kSpeedMax);
+  if (reader.has("lone_bytes_per_s"))
+    reader.number("lone_bytes_per_s", drive.lone_bytes_per_s, 0, kSpeedMax);
   reader.number("latency_ns", drive.latency_ns, 0, kTimeMax);
   reader.number("jitter_ns", drive.jitter_ns, 0, kTimeMax);
   reader.number("channels", drive.channels, 1, 4096);
@@ -138,7 +140,8 @@ SimDrive DriveSpeed::simulated() const {
   return {.channels = channels,
           .latency_ns = latency_ns,
           .jitter_ns = jitter_ns,
-          .bytes_per_s = static_cast<uint64_t>(bytes_per_s)};
+          .bytes_per_s = static_cast<uint64_t>(bytes_per_s),
+          .channel_bytes_per_s = static_cast<uint64_t>(lone_bytes_per_s)};
 }
 
 KernelSpeed HardwareProfile::kernel_of(TensorType type, Notices& notices) const {
@@ -203,6 +206,7 @@ std::string profile_text(const HardwareProfile& profile) {
   for (const DriveSpeed& drive : profile.drives)
     drives.push_back({{"name", drive.name},
                       {"bytes_per_s", drive.bytes_per_s},
+                      {"lone_bytes_per_s", drive.lone_bytes_per_s},
                       {"latency_ns", drive.latency_ns},
                       {"jitter_ns", drive.jitter_ns},
                       {"channels", drive.channels},

@@ -10,12 +10,12 @@
 //            "miss_ns": 3000, "token_ns": 60000, "wake_ns": 40000, "slowdown_beside_reads": 1.15,
 //            "kernels": [{"type": "Q4_K", "decode_bytes_per_s": 21e9,
 //                         "prefill_params_per_s": 45e9}]},
-//    "drives": [{"name": "vda", "bytes_per_s": 1.3e9, "latency_ns": 180000, "jitter_ns": 90000,
-//                "channels": 32, "block_bytes": 1048576, "depth": 16, "slowest_second": 1.1e9,
-//                "read_p99_ns": 21000000}]}
+//    "drives": [{"name": "vda", "bytes_per_s": 1.3e9, "lone_bytes_per_s": 0.9e9,
+//                "latency_ns": 180000, "jitter_ns": 90000, "channels": 32, "block_bytes": 1048576,
+//                "depth": 16, "slowest_second": 1.1e9, "read_p99_ns": 21000000}]}
 //
-// `wake_ns` and `miss_ns` came later: 0 where a profile has none. The last two say how steady the
-// drive was; forecasts don't use them.
+// `wake_ns`, `miss_ns` and `lone_bytes_per_s` came later: 0 where a profile has none. The last two
+// say how steady the drive was; forecasts don't use them.
 //
 // `kernels` without a type that a model has: the slowest one's speed stands in, announced by
 // kernel_of(). Who wants another machine edits the file.
@@ -46,10 +46,11 @@ struct KernelSpeed {
 
 struct DriveSpeed {
   std::string name;
-  double bytes_per_s = 0;  // random reads of block_bytes at depth, sustained
-  int64_t latency_ns = 0;  // of a read that finds the drive idle, without its transfer
-  int64_t jitter_ns = 0;   // mean of what is added to it
-  uint32_t channels = 32;  // reads that it works on at once
+  double bytes_per_s = 0;       // random reads of block_bytes at depth, sustained
+  double lone_bytes_per_s = 0;  // of a read that is alone, beyond its latency; 0: not known
+  int64_t latency_ns = 0;       // of a read that finds the drive idle, without its transfer
+  int64_t jitter_ns = 0;        // mean of what is added to it
+  uint32_t channels = 32;       // reads that it works on at once
   uint32_t block_bytes = 1u << 20;
   uint32_t depth = 32;
   double slowest_second = 0;  // bytes per second of the worst second seen; 0: not known

@@ -107,18 +107,24 @@ class MachineProbe {
     shape.seed = quick.seed + 1;
     OFFSTAGE_TRY(const DriveTrial idle, try_drive(*engine, clock_, shape));
     shape.block_bytes = asked.block_bytes;
+    OFFSTAGE_TRY(const DriveTrial lone, try_drive(*engine, clock_, shape));
     shape.depth = asked.depth;
     shape.time_ns = options_.drive_ns;
     OFFSTAGE_TRY(const DriveTrial loaded, try_drive(*engine, clock_, shape));
-    add_drive(path, asked, idle, loaded);
+    add_drive(path, asked, {idle, lone, loaded});
     profile_.wake_ns = std::max(profile_.wake_ns, idle.wake_ns);
     if (profile_.drives.size() == 1) OFFSTAGE_TRY_VOID(measure_slowdown(*engine, path, file_bytes));
     return {};
   }
 
-  // The simulated drive (io/sim.h): a latency, exponential jitter on it, and a bus for the bytes.
-  void add_drive(const std::string& path, const DriveProfile& asked, const DriveTrial& idle,
-                 const DriveTrial& loaded) {
+  struct DriveTrials {
+    const DriveTrial &idle, &lone, &loaded;  // short reads, one long one at a time, many
+  };
+
+  // The simulated drive (io/sim.h): a latency, exponential jitter on it, the speed at which one
+  // read's bytes come, and a bus for those of all.
+  void add_drive(const std::string& path, const DriveProfile& asked, const DriveTrials& trials) {
+    const auto& [idle, lone, loaded] = trials;
     DriveSpeed drive;
     drive.name = drive_name(path);
     drive.bytes_per_s = loaded.bytes_per_s;
@@ -129,6 +135,10 @@ class MachineProbe {
     drive.latency_ns = idle.least_ns;
     drive.jitter_ns = std::max<int64_t>(idle.mean_ns - idle.least_ns, 0);
     drive.read_p99_ns = loaded.p99_ns;
+    const int64_t moved_ns = lone.mean_ns - drive.latency_ns - drive.jitter_ns;
+    if (moved_ns > 0)
+      drive.lone_bytes_per_s =
+          static_cast<double>(asked.block_bytes) * 1e9 / static_cast<double>(moved_ns);
     profile_.drives.push_back(std::move(drive));
   }
 

@@ -28,6 +28,7 @@ class SimTest : public ::testing::Test {
         .channels = channels, .latency_ns = 100'000, .jitter_ns = 0, .bytes_per_s = 1'024'000'000};
     SimDrive drive = plain;
     drive.spells = first.spells;
+    drive.channel_bytes_per_s = first.channel_bytes_per_s;
     clock_ = {};
     engine_ = std::make_unique<SimEngine>(
         SimOptions{{{bytes_, 0, 0}, {bytes_, 0, 1}}, {drive, plain}, depth, 1}, clock_);
@@ -113,6 +114,17 @@ TEST_F(SimTest, DepthReachesTheBusAndNoMore) {
     ASSERT_EQ(engine.submit(reads), 50u);
     EXPECT_EQ(reap_all().size(), 50u);
     EXPECT_EQ(last_.completed_ns, channels == 1 ? 50 * 100'000 : 200'000 + 0);
+  }
+}
+
+TEST_F(SimTest, OneReadAloneIsAsFastAsItsChannel) {
+  for (const uint64_t n : {1u, 4u}) {
+    SimEngine& engine = open(8, {.channel_bytes_per_s = 256'000'000});
+    std::vector<ReadRequest> reads;
+    for (uint64_t i = 0; i < n; ++i) reads.push_back(request(i, 25 * i, 25));
+    ASSERT_EQ(engine.submit(reads), n);
+    EXPECT_EQ(reap_all().size(), n);
+    EXPECT_EQ(last_.completed_ns, 100'000 + 400'000);  // of 100 KiB; together the bus's speed
   }
 }
 

@@ -13,12 +13,14 @@ using Json = nlohmann::json;
 using testing::small_machine;
 
 TEST(HardwareProfile, IsReadAsItWasWritten) {
-  const HardwareProfile written = small_machine();
+  HardwareProfile written = small_machine();
+  written.drives[0].lone_bytes_per_s = 4e8;
   const auto read = parse_profile(profile_text(written), "a profile");
   ASSERT_TRUE(read) << read.error().message;
   EXPECT_EQ(profile_text(*read), profile_text(written));
   EXPECT_EQ(read->drives.size(), 1u);
   EXPECT_EQ(read->drives[0].latency_ns, 50'000);
+  EXPECT_EQ(read->drives[0].simulated().channel_bytes_per_s, 400'000'000u);
   EXPECT_EQ(read->kernels[1].type, TensorType::kQ8_0);
 }
 
