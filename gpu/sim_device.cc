@@ -62,6 +62,7 @@ struct SimDevice::State {
     bool fails = false;
     std::string_view name;
     std::vector<Range> ranges;
+    After after = {};
     std::function<gpu::CallStatus()> effect;
   };
   struct Stream {
@@ -129,6 +130,7 @@ Status SimDevice::State::put(DeviceStream stream, Work work, int64_t duration_ns
   check_race(stream, work);
   Stream& on = streams[index_of(stream)];
   work.number = ++on.last;
+  work.after = on.after;
   const int64_t begin_ns = std::max(on.free_ns, clock->now_ns());
   work.done_ns = begin_ns == kNever ? kNever : begin_ns + duration_ns;
   on.free_ns = work.done_ns;
@@ -136,12 +138,19 @@ Status SimDevice::State::put(DeviceStream stream, Work work, int64_t duration_ns
   return {};
 }
 
-// What is over by `now_ns`, in the order of its times.
+// What is over by `now_ns`, in the order of its times; of what is over at the same time, nothing
+// before what it comes after.
 void SimDevice::State::run_until(int64_t now_ns) {
+  const auto may_happen = [&](const Work& work) {
+    for (uint32_t s = 0; s < kDeviceStreams; ++s)
+      if (streams[s].finished < work.after[s]) return false;
+    return true;
+  };
   while (!error) {
     Stream* next = nullptr;
     for (Stream& stream : streams) {
       if (stream.pending.empty() || stream.pending.front().done_ns > now_ns) continue;
+      if (!may_happen(stream.pending.front())) continue;
       if (next == nullptr || stream.pending.front().done_ns < next->pending.front().done_ns)
         next = &stream;
     }

@@ -63,6 +63,31 @@ TEST(SimDevice, ACopyTakesItsTimeAndArrivesThen) {
   EXPECT_EQ(rig.on_device[Rig::kBytes - 1], std::byte{7});
 }
 
+// A kernel of no time behind a copy: both are over at the same moment, and the kernel sees its
+// bytes.
+TEST(SimDevice, WhatEndsAtTheSameTimeKeepsItsOrder) {
+  ManualClock clock;
+  SimDeviceModel model;
+  model.launch_latency_ns = 0;
+  SimDevice device(model, clock);
+  std::byte* const on_device = *device.allocate(256);
+  std::byte* const on_host = *device.allocate_pinned(256);
+  on_host[0] = std::byte{7};
+  ASSERT_TRUE(device.copy(DeviceStream::kToDevice, on_device, on_host, 256));
+  ASSERT_TRUE(device.order(DeviceStream::kCompute, *device.mark(DeviceStream::kToDevice)));
+  std::byte seen{0};
+  DeviceWork work;
+  work.name = "look";
+  work.ranges = {{on_device, 256}};
+  work.launch = [&](gpu::StreamHandle) {
+    seen = on_device[0];
+    return gpu::CallStatus{};
+  };
+  ASSERT_TRUE(device.launch(std::move(work)));
+  ASSERT_TRUE(device.wait(*device.mark(DeviceStream::kCompute), kSecondNs));
+  EXPECT_EQ(seen, std::byte{7});
+}
+
 TEST(SimDevice, PageableMemoryIsSlower) {
   Rig rig;
   std::vector<std::byte> pageable(Rig::kBytes);
