@@ -145,6 +145,9 @@ class RamTier {
   void begin(const LayerEvent& event, std::span<const ExpertCall> here, Phase phase);
   // Within an event of decode: more of its calls, which somebody else had promised to compute.
   void call(std::span<const ExpertCall> more);
+  // The same of calls that were handed out already and then given to somebody else: they don't
+  // count as hits twice.
+  void call_again(std::span<const ExpertCall> calls);
   void begin(LayerIndex layer, std::span<const ExpertCall> calls, Phase phase) {
     begin(LayerEvent{layer, calls}, phase);
   }
@@ -177,6 +180,8 @@ class RamTier {
   uint32_t resident_count(LayerIndex layer) const;
   // Has a slot: called in an event before, or guessed.
   bool is_resident(LayerIndex layer, ExpertId expert) const;
+  // Its bytes are there, too.
+  bool is_ready(LayerIndex layer, ExpertId expert) const;
   // No drive is needed to compute it.
   bool is_at_hand(LayerIndex layer, ExpertId expert) const {
     return is_resident(layer, expert) || is_elsewhere(layer, expert);

@@ -11,17 +11,28 @@ void RamTier::call(std::span<const ExpertCall> more) {
   start_reads();
 }
 
+void RamTier::call_again(std::span<const ExpertCall> calls) {
+  const uint64_t ram_hits = counters_.ram_hits;
+  call(calls);
+  counters_.ram_hits = ram_hits;
+}
+
+bool RamTier::is_ready(LayerIndex layer, ExpertId expert) const {
+  const int32_t slot = slot_of_[place(layer, expert)];
+  if (slot == kAbsent) return false;
+  const SlotState state = parts_.pool[SlotIndex(static_cast<uint32_t>(slot))].state;
+  return state == SlotState::kVerified || state == SlotState::kInUse;
+}
+
 // Held slots stay when the layer goes back to its share, so there must be as many that may stay, in
 // a prompt too.
 std::optional<ExpertBytes> RamTier::hold(LayerIndex layer, ExpertId expert) {
   const int32_t index = slot_of_[place(layer, expert)];
   if (index == kAbsent) return std::nullopt;
   const SlotIndex slot(static_cast<uint32_t>(index));
-  const SlotState state = parts_.pool[slot].state;
   const uint32_t spared =
       parts_.plan.kept_per_layer[layer.value] - parts_.plan.lent_in_prefill(layer);
-  if (reading_[slot.value].guessed || held_[layer.value] >= spared ||
-      (state != SlotState::kVerified && state != SlotState::kInUse))
+  if (reading_[slot.value].guessed || held_[layer.value] >= spared || !is_ready(layer, expert))
     return std::nullopt;
   ++held_[layer.value];
   parts_.pool.pin(slot);

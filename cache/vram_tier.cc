@@ -1,6 +1,7 @@
 #include "cache/vram_tier.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 
 #include "base/check.h"
@@ -21,7 +22,7 @@ uint64_t aligned(uint64_t bytes) { return (bytes + kAlignment - 1) / kAlignment 
 VramTier::VramTier(VramParts parts, VramPlan plan)
     : parts_(std::move(parts)),
       plan_(std::move(plan)),
-      copy_bytes_per_ns_(static_cast<double>(plan_.copy_bytes_per_s) * 1e-9) {}
+      copy_ns_per_byte_(1e9 / static_cast<double>(plan_.copy_bytes_per_s)) {}
 
 // Memory that work may still use stays with the device, which gives it back in its own end.
 VramTier::~VramTier() {
@@ -48,7 +49,7 @@ Status VramTier::take_memory() {
   const auto n_layers = static_cast<uint32_t>(plan_.matrix_bytes.size());
   slot_of_.assign(size_t{n_layers} * plan_.n_experts, kAbsent);
   const uint64_t tables = aligned(uint64_t{n_layers} * plan_.n_experts * sizeof(std::byte*));
-  uint64_t row = 0;  // one slot in each layer
+  uint64_t row = 0, largest = 0;  // one slot in each layer
   for (const auto& bytes_of : plan_.matrix_bytes) {
     uint64_t bytes = 0;
     std::array<uint64_t, kExpertMatrices>& offsets = offsets_.emplace_back();
@@ -57,17 +58,19 @@ Status VramTier::take_memory() {
       bytes += aligned(bytes_of[m]);
     }
     row += slot_bytes_.emplace_back(bytes);
+    largest = std::max(largest, bytes);
   }
-  if (row == 0 || plan_.budget_bytes < tables + row)
+  const uint64_t fixed = tables + plan_.visitors * largest;
+  if (row == 0 || plan_.budget_bytes < fixed + row)
     return make_error(ErrorCode::kBudget,
                       "VRAM: {} bytes for experts, and one expert per layer takes {}",
-                      plan_.budget_bytes, tables + row);
-  const uint64_t wanted = std::min<uint64_t>(plan_.n_experts, (plan_.budget_bytes - tables) / row);
+                      plan_.budget_bytes, fixed + row);
+  const uint64_t wanted = std::min<uint64_t>(plan_.n_experts, (plan_.budget_bytes - fixed) / row);
   uint64_t slots = wanted;
-  Result<std::byte*> memory = parts_.device.allocate(tables + row * slots);
+  Result<std::byte*> memory = parts_.device.allocate(fixed + row * slots);
   while (!memory && memory.error().code == ErrorCode::kOutOfMemory && slots > 1) {
     slots -= std::max<uint64_t>(1, slots / 8);
-    memory = parts_.device.allocate(tables + row * slots);
+    memory = parts_.device.allocate(fixed + row * slots);
   }
   if (!memory) return tl::unexpected(std::move(memory).error());
   if (slots != wanted)
@@ -75,22 +78,24 @@ Status VramTier::take_memory() {
                                            "refused the memory for more",
                                            slots, wanted));
   memory_ = *memory;
-  memory_bytes_ = tables + row * slots;
+  memory_bytes_ = fixed + row * slots;
   slots_per_layer_ = static_cast<uint32_t>(slots);
-  lay_out_slots(memory_ + tables);
+  lay_out_slots(memory_ + tables, largest);
   for (uint32_t layer = 0; layer < n_layers; ++layer)
     for (uint32_t expert = 0; expert < plan_.n_experts; ++expert)
       OFFSTAGE_TRY_VOID(set_entry(LayerIndex(layer), ExpertId(expert), nullptr));
   return {};
 }
 
-void VramTier::lay_out_slots(std::byte* next) {
+void VramTier::lay_out_slots(std::byte* next, uint64_t visitor_bytes) {
   for (const uint64_t bytes : slot_bytes_) {
     first_slot_.push_back(static_cast<uint32_t>(slots_.size()));
     for (uint32_t i = 0; bytes != 0 && i < slots_per_layer_; ++i, next += bytes)
       slots_.emplace_back().memory = next;
   }
   first_slot_.push_back(static_cast<uint32_t>(slots_.size()));
+  for (uint32_t i = 0; i < plan_.visitors; ++i, next += visitor_bytes)
+    slots_.emplace_back().memory = next;
 }
 
 const std::byte* const* VramTier::table(LayerIndex layer) const {
@@ -117,8 +122,13 @@ std::span<const std::byte> VramTier::slot_memory(LayerIndex layer, ExpertId expe
   return {slots_[static_cast<uint32_t>(slot)].memory, slot_bytes_[layer.value]};
 }
 
+uint64_t VramTier::expert_bytes(LayerIndex layer) const {
+  const auto& bytes = plan_.matrix_bytes[layer.value];
+  return std::accumulate(bytes.begin(), bytes.end(), uint64_t{0});
+}
+
 int64_t VramTier::copy_ns(uint64_t bytes) const {
-  return static_cast<int64_t>(static_cast<double>(bytes) / copy_bytes_per_ns_);
+  return static_cast<int64_t>(static_cast<double>(bytes) * copy_ns_per_byte_);
 }
 
 void VramTier::token_done(int64_t token_ns) {
@@ -155,11 +165,18 @@ Status VramTier::set_entry(LayerIndex layer, ExpertId expert, const std::byte* s
   return parts_.device.launch(std::move(work));
 }
 
+// One after the other; with all taken, the one whose kernels were launched first.
+VramTier::Slot& VramTier::next_visitor() {
+  return slots_[first_slot_.back() + n_visits_++ % plan_.visitors];
+}
+
 // Clears the entry of who leaves; the copy begins when nothing that was launched can read the slot.
 Status VramTier::start_copy(Slot& slot, LayerIndex layer, const ExpertBytes& matrices) {
   Device& device = parts_.device;
-  if (slot.state == State::kResident) {
-    OFFSTAGE_TRY_VOID(set_entry(layer, slot.expert, nullptr));
+  for (size_t m = 0; m < kExpertMatrices; ++m)
+    CHECK_EQ(matrices[m].size(), plan_.matrix_bytes[layer.value][m]);
+  if (slot.state != State::kEmpty) {
+    OFFSTAGE_TRY_VOID(set_entry(slot.layer, slot.expert, nullptr));
     OFFSTAGE_TRY(const DeviceMark cleared, device.mark(DeviceStream::kCompute));
     OFFSTAGE_TRY_VOID(device.order(DeviceStream::kToDevice, cleared));
   }
@@ -181,15 +198,10 @@ Promotion VramTier::promote(LayerIndex layer, ExpertId expert, const ExpertBytes
     ++counters_.busy;
     return Promotion::kBusy;
   }
-  uint64_t bytes = 0;
-  for (size_t m = 0; m < kExpertMatrices; ++m) {
-    CHECK_EQ(matrices[m].size(), plan_.matrix_bytes[layer.value][m]);
-    bytes += matrices[m].size();
-  }
   const bool evicts = slot->state == State::kResident;
   const double gained =
       calls_expected[expert.value] - (evicts ? calls_expected[slot->expert.value] : 0.0);
-  const int64_t cost_ns = copy_ns(bytes);
+  const int64_t cost_ns = copy_ns(layer);
   if (gained * static_cast<double>(saved_ns) <= static_cast<double>(cost_ns)) {
     ++counters_.unpaid;
     return Promotion::kUnpaid;
@@ -205,27 +217,103 @@ Promotion VramTier::promote(LayerIndex layer, ExpertId expert, const ExpertBytes
     return Promotion::kLost;
   }
   copy_credit_ns_ -= cost_ns;
-  begin_slot(*slot, layer, expert, bytes);
+  begin_slot(*slot, layer, expert, State::kCopying);
   return Promotion::kStarted;
 }
 
-void VramTier::begin_slot(Slot& slot, LayerIndex layer, ExpertId expert, uint64_t bytes) {
+Visit VramTier::visit(LayerIndex layer, ExpertId expert, const ExpertBytes& matrices,
+                      std::span<const double> calls_expected) {
+  if (lost_) return Visit::kLost;
+  if (!has_slots(layer) || plan_.visitors == 0 || slot_of_[place(layer, expert)] != kAbsent)
+    return Visit::kRefused;
+  Slot* slot = calls_expected.empty() ? nullptr : place_for(layer, calls_expected);
+  const bool stays =
+      slot != nullptr && (slot->state == State::kEmpty ||
+                          calls_expected[slot->expert.value] < calls_expected[expert.value]);
+  if (!stays) slot = &next_visitor();
+  const bool waits = slot->state == State::kResident;  // for kernels that read it
+  Status status = start_copy(*slot, layer, matrices);
+  if (status) {
+    begin_slot(*slot, layer, expert, stays ? State::kCopying : State::kVisiting);
+    status = let_in(*slot);
+  }
+  if (!status) {
+    lose(status.error());
+    return Visit::kLost;
+  }
+  // Of copies that wait the time isn't the bus's alone.
+  if (std::exchange(slot->had_the_bus, false) && !waits) {
+    timed_ = {slot->arrived, slot->bytes, slot->begun_ns};
+  } else if (timed_ && !timed_->is_over) {
+    timed_->is_over = waits;
+    if (!waits) timed_ = {slot->arrived, timed_->bytes + slot->bytes, timed_->begun_ns};
+  }
+  return stays ? Visit::kStays : Visit::kLeaves;
+}
+
+// What is launched from now on waits for the copy, on the device, and then finds the expert.
+Status VramTier::let_in(Slot& slot) {
+  OFFSTAGE_TRY_VOID(parts_.device.order(DeviceStream::kCompute, slot.arrived));
+  return set_entry(slot.layer, slot.expert, slot.memory);
+}
+
+void VramTier::end_burst() {
+  if (timed_) timed_->is_over = true;
+}
+
+// A caller that sleeps until the copies are there knows to the wake-up how long they took; poll()
+// knows only what its looks bracket.
+Status VramTier::await_burst(int64_t timeout_ns) {
+  if (lost_ || !timed_) return {};
+  const Burst burst = *std::exchange(timed_, std::nullopt);
+  OFFSTAGE_TRY(const bool there, parts_.device.reached(burst.arrived));
+  if (!there) OFFSTAGE_TRY_VOID(parts_.device.wait(burst.arrived, timeout_ns));
+  const int64_t most_ns = parts_.clock.now_ns() - burst.begun_ns;
+  learn_speed(burst.bytes, there ? 0 : most_ns, most_ns);
+  return {};
+}
+
+void VramTier::end_visits() {
+  timed_.reset();
+  n_visits_ = 0;
+  if (lost_) return;
+  for (Slot& slot : std::span(slots_).subspan(first_slot_.back())) {
+    if (slot.state != State::kVisiting) continue;
+    if (const Status cleared = set_entry(slot.layer, slot.expert, nullptr); !cleared)
+      return lose(cleared.error());
+    leave(slot);
+  }
+  if (copying_.empty()) bus_free_ns_ = std::min(bus_free_ns_, parts_.clock.now_ns());
+}
+
+void VramTier::leave(Slot& slot) {
   if (slot.state == State::kResident) {
-    slot_of_[place(layer, slot.expert)] = kAbsent;
     --n_resident_;
     ++counters_.evictions;
   }
-  ++counters_.promotions;
-  counters_.promoted_bytes += bytes;
+  if (slot.state != State::kEmpty) slot_of_[place(slot.layer, slot.expert)] = kAbsent;
+  slot.state = State::kEmpty;
+}
+
+void VramTier::begin_slot(Slot& slot, LayerIndex layer, ExpertId expert, State state) {
+  leave(slot);
+  const int64_t now_ns = parts_.clock.now_ns();
   const auto index = static_cast<uint32_t>(&slot - slots_.data());
   slot_of_[place(layer, expert)] = static_cast<int32_t>(index);
-  slot.had_the_bus = copying_.empty();
-  copying_.push_back(index);
-  slot.state = State::kCopying;
+  slot.bytes = expert_bytes(layer);
+  slot.had_the_bus = copying_.empty() && n_visits_ <= (state == State::kVisiting ? 1u : 0u);
+  slot.state = state;
   slot.layer = layer;
   slot.expert = expert;
-  slot.bytes = bytes;
-  slot.begun_ns = slot.not_before_ns = parts_.clock.now_ns();
+  slot.begun_ns = slot.not_before_ns = now_ns;
+  bus_free_ns_ = std::max(bus_free_ns_, now_ns) + copy_ns(slot.bytes);
+  if (state == State::kVisiting) {
+    ++counters_.visits;
+    return;
+  }
+  ++counters_.promotions;
+  counters_.promoted_bytes += slot.bytes;
+  copying_.push_back(index);
 }
 
 Status VramTier::take_arrivals() {
@@ -238,10 +326,18 @@ Status VramTier::take_arrivals() {
       break;
     }
     OFFSTAGE_TRY_VOID(set_entry(slot.layer, slot.expert, slot.memory));
-    arrive(slot);
+    slot.state = State::kResident;
+    ++n_resident_;
+    arrived_.push_back({slot.layer, slot.expert});
+    if (slot.had_the_bus)
+      learn_speed(slot.bytes, slot.not_before_ns - slot.begun_ns,
+                  parts_.clock.now_ns() - slot.begun_ns);
   }
   copying_.erase(copying_.begin(), copying_.begin() + static_cast<ptrdiff_t>(n_arrived));
-  if (copying_.empty()) return {};
+  if (copying_.empty()) {
+    bus_free_ns_ = std::min(bus_free_ns_, parts_.clock.now_ns());
+    return {};
+  }
   const Slot& oldest = slots_[copying_.front()];
   if (parts_.clock.now_ns() - oldest.begun_ns <= plan_.copy_deadline_ns) return {};
   return make_error(ErrorCode::kDeadline,
@@ -250,19 +346,13 @@ Status VramTier::take_arrivals() {
                     parts_.device.facts().name, oldest.bytes, plan_.copy_deadline_ns / 1'000'000);
 }
 
-void VramTier::arrive(Slot& slot) {
-  slot.state = State::kResident;
-  ++n_resident_;
-  arrived_.push_back({slot.layer, slot.expert});
-  if (!slot.had_the_bus) return;
-  // It took longer than until the last look, and no longer than until now. What is believed moves
-  // only as far as that contradicts it: who looks rarely learns little, and nothing wrong.
-  const auto bytes = static_cast<double>(slot.bytes);
-  const auto since_begin = [&](int64_t ns) { return static_cast<double>(ns - slot.begun_ns); };
-  const double slowest = bytes / std::max(1.0, since_begin(parts_.clock.now_ns()));
-  const double fastest = bytes / std::max(1.0, since_begin(slot.not_before_ns));
-  const double seen = std::clamp(copy_bytes_per_ns_, slowest, std::max(slowest, fastest));
-  copy_bytes_per_ns_ += (seen - copy_bytes_per_ns_) * kNewestCopyCounts;
+// It took longer than until the last look, and no longer than until now. What is believed moves
+// only as far as that contradicts it: who looks rarely learns little, and nothing wrong.
+void VramTier::learn_speed(uint64_t bytes, int64_t least_ns, int64_t most_ns) {
+  const double least = static_cast<double>(least_ns) / static_cast<double>(bytes);
+  const double most = static_cast<double>(most_ns) / static_cast<double>(bytes);
+  const double seen = std::clamp(copy_ns_per_byte_, least, std::max(least, most));
+  copy_ns_per_byte_ += (seen - copy_ns_per_byte_) * kNewestCopyCounts;
 }
 
 std::span<const ExpertPlace> VramTier::poll() {
@@ -278,6 +368,7 @@ void VramTier::lose(const Error& error) {
   n_resident_ = 0;
   arrived_.clear();
   copying_.clear();
+  timed_.reset();
   std::fill(slot_of_.begin(), slot_of_.end(), kAbsent);
   for (Slot& slot : slots_) slot.state = State::kEmpty;
   parts_.notices.add(

@@ -13,6 +13,11 @@
 // slot waits on its own stream for all that was launched before. is_resident() is what the next
 // kernel will see.
 //
+// A visitor is copied for the calls of now: what is launched after visit() finds it in the table,
+// its kernels waiting for the copy on the device. It stays, in a slot of its layer, if it will be
+// called more often than who leaves; else it has a slot of the few that all layers share, until the
+// event ends.
+//
 // A promotion must pay: what its calls save, less what the expert that leaves would have saved, is
 // more than the copy's time, as measured on the copies before; and copies take no more than a share
 // of the tokens' time. Memory refused at the start means fewer slots, announced. After an error of
@@ -47,6 +52,7 @@ struct VramPlan {
   std::vector<std::array<uint64_t, kExpertMatrices>> matrix_bytes;
   uint64_t copy_bytes_per_s = 12'000'000'000;  // until copies were measured
   double copy_share_max = 0.25;                // of the tokens' time
+  uint32_t visitors = 0;                       // slots for experts that are copied for one event
   int64_t copy_deadline_ns = 10'000'000'000;   // a copy that takes longer won't end
 };
 
@@ -67,8 +73,16 @@ enum class Promotion : uint8_t {
   kLost,    // the device is gone
 };
 
+enum class Visit : uint8_t {
+  kStays,    // in a slot of its layer
+  kLeaves,   // at end_visits(), or for another visitor
+  kRefused,  // no slots, or it is on its way already
+  kLost,     // the device is gone
+};
+
 struct VramCounters {
-  uint64_t promotions = 0, promoted_bytes = 0, evictions = 0;
+  uint64_t promotions = 0, promoted_bytes = 0, evictions = 0;  // visitors that stay among them
+  uint64_t visits = 0;                                         // that leave
   uint64_t unpaid = 0, no_time = 0, busy = 0;
 };
 
@@ -99,6 +113,21 @@ class VramTier {
   // time that one stays; `saved_ns` per call.
   Promotion promote(LayerIndex layer, ExpertId expert, const ExpertBytes& matrices,
                     std::span<const double> calls_expected, int64_t saved_ns);
+  // For calls of now. `matrices` as in promote(); a visitor that leaves isn't named by poll(): its
+  // matrices must stay until end_visits(). Without `calls_expected` none stays.
+  Visit visit(LayerIndex layer, ExpertId expert, const ExpertBytes& matrices,
+              std::span<const double> calls_expected);
+  // Visits until here were begun one right after another, and those after it not.
+  void end_burst();
+  // Sleeps until the copies of the first burst since end_visits() have arrived, to know what they
+  // cost.
+  Status await_burst(int64_t timeout_ns);
+  // The caller has waited for all that it launched for visitors.
+  void end_visits();
+  // What copying an expert of the layer takes, as measured, and when the copies under way are done.
+  int64_t copy_ns(LayerIndex layer) const { return copy_ns(expert_bytes(layer)); }
+  int64_t bus_free_ns() const { return bus_free_ns_; }
+
   // Experts that have arrived since: resident from now on, and their slots in RAM may be given up.
   std::span<const ExpertPlace> poll();
   // Experts on their way, oldest first.
@@ -113,7 +142,7 @@ class VramTier {
   const VramCounters& counters() const { return counters_; }
 
  private:
-  enum class State : uint8_t { kEmpty, kCopying, kResident };
+  enum class State : uint8_t { kEmpty, kCopying, kResident, kVisiting };
   struct Slot {
     std::byte* memory = nullptr;
     State state = State::kEmpty;
@@ -126,19 +155,30 @@ class VramTier {
     bool had_the_bus = false;   // no other copy was under way when it began
   };
 
+  struct Burst {         // copies that had the bus, one after another
+    DeviceMark arrived;  // the last
+    uint64_t bytes = 0;
+    int64_t begun_ns = 0;
+    bool is_over = false;
+  };
+
   VramTier(VramParts parts, VramPlan plan);
   Status take_memory();
-  void lay_out_slots(std::byte* first);
+  void lay_out_slots(std::byte* first, uint64_t visitor_bytes);
   bool is_idle();
   size_t place(LayerIndex layer, ExpertId expert) const;
   std::span<Slot> slots_of(LayerIndex layer);
   Slot* place_for(LayerIndex layer, std::span<const double> calls_expected);
+  Slot& next_visitor();
+  uint64_t expert_bytes(LayerIndex layer) const;
   int64_t copy_ns(uint64_t bytes) const;
   Status set_entry(LayerIndex layer, ExpertId expert, const std::byte* slot);
   Status start_copy(Slot& slot, LayerIndex layer, const ExpertBytes& matrices);
-  void begin_slot(Slot& slot, LayerIndex layer, ExpertId expert, uint64_t bytes);
+  void leave(Slot& slot);
+  void begin_slot(Slot& slot, LayerIndex layer, ExpertId expert, State state);
+  Status let_in(Slot& slot);
   Status take_arrivals();
-  void arrive(Slot& slot);
+  void learn_speed(uint64_t bytes, int64_t least_ns, int64_t most_ns);
 
   VramParts parts_;
   VramPlan plan_;
@@ -150,12 +190,15 @@ class VramTier {
   std::vector<std::array<uint64_t, kExpertMatrices>> offsets_;  // by layer
   std::vector<uint64_t> slot_bytes_;                            // by layer
   std::vector<uint32_t> first_slot_;                            // by layer, and the end
-  std::vector<Slot> slots_;
+  std::vector<Slot> slots_;                                     // the visitors' behind the layers'
+  uint32_t n_visits_ = 0;                                       // since end_visits()
   static constexpr int32_t kAbsent = -1;
   std::vector<int32_t> slot_of_;   // [layer][expert] → slot that is COPYING or RESIDENT
   std::vector<uint32_t> copying_;  // slots, in the order of their copies
   std::vector<ExpertPlace> arrived_;
-  double copy_bytes_per_ns_;
+  double copy_ns_per_byte_;
+  int64_t bus_free_ns_ = 0;
+  std::optional<Burst> timed_;
   int64_t copy_credit_ns_ = 0;
   bool lost_ = false;
 };

@@ -57,7 +57,7 @@ skip() {
   say "$1: skipped, $2" | tee -a "$results/summary.txt"
 }
 
-# The demo model's text with experts on the card and without: the same. Without a card the run says
+# The demo model's text with experts on the card, copied there call by call, and without: the same. Without a card the run says
 # why, in a line that step() knows.
 # shellcheck disable=SC2016  # expanded by the inner shell
 readonly SAME_TEXT='set -e
@@ -66,7 +66,9 @@ readonly SAME_TEXT='set -e
   "$1" "${flags[@]}" --vram 256M --promote always >"$2/text-vram.txt" 2>"$2/vram.txt"
   cat "$2/vram.txt"
   grep -o "CUDA: .*" "$2/vram.txt" || true
-  cmp "$2/text-cpu.txt" "$2/text-vram.txt"'
+  cmp "$2/text-cpu.txt" "$2/text-vram.txt"
+  "$1" "${flags[@]}" --vram 256M --promote off --placement copy >"$2/text-copied.txt" 2>"$2/copied.txt"
+  cmp "$2/text-cpu.txt" "$2/text-copied.txt"'
 
 main() {
   local tests bench offstage

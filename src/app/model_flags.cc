@@ -36,6 +36,9 @@ constexpr std::array kDevice = {std::pair("auto", DeviceKind::kAuto),
                                 std::pair("sim", DeviceKind::kSim)};
 constexpr std::array kPromote = {std::pair("auto", Promote::kAuto), std::pair("off", Promote::kOff),
                                  std::pair("always", Promote::kAlways)};
+constexpr std::array kPlacement = {std::pair("auto", Placement::kAuto),
+                                   std::pair("cpu", Placement::kCpu),
+                                   std::pair("copy", Placement::kCopy)};
 constexpr std::array kRecord = {std::pair("token", RecordLevel::kToken),
                                 std::pair("layer", RecordLevel::kLayer),
                                 std::pair("read", RecordLevel::kRead)};
@@ -149,6 +152,11 @@ void ModelFlags::add_device_flags(CLI::App& command) {
                   "auto, off or always: copy experts to VRAM where it pays, never, whatever it "
                   "costs")
       ->group("Development");
+  command
+      .add_option("--placement", placement,
+                  "auto, cpu or copy: experts that VRAM hasn't got are computed where the layer is "
+                  "done earliest, by the CPU, or by the GPU after a copy")
+      ->group("Development");
   command.add_option("--device-fault", device_fault, "make the simulated GPU fail")->group("");
 }
 
@@ -186,6 +194,7 @@ Result<RuntimeOptions> ModelFlags::parse() const {
   }
   OFFSTAGE_TRY(options.device, one_of("--device", device, kDevice));
   OFFSTAGE_TRY(options.promote, one_of("--promote", promote, kPromote));
+  OFFSTAGE_TRY(options.placement, one_of("--placement", placement, kPlacement));
   options.device_fault = device_fault;
   options.context = context;
   options.threads = threads;

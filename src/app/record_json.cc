@@ -154,6 +154,7 @@ Json tokens_json(std::span<const TokenRecord> tokens, Runtime& runtime) {
 Json vram_json(const Runtime& runtime, uint64_t hits) {
   const DeviceExperts* experts = runtime.device_experts();
   const VramCounters counters = experts == nullptr ? VramCounters() : experts->vram().counters();
+  const PlacementCounts placed = experts == nullptr ? PlacementCounts() : experts->placements();
   return {{"version", 1},
           {"state", vram_state_name(runtime.vram_state())},
           {"device", experts == nullptr ? "" : experts->facts().name},
@@ -169,7 +170,11 @@ Json vram_json(const Runtime& runtime, uint64_t hits) {
           {"evictions", counters.evictions},
           {"unpaid", counters.unpaid},
           {"no_time", counters.no_time},
-          {"busy", counters.busy}};
+          {"busy", counters.busy},
+          {"placed_ram_cpu", placed.ram_cpu},
+          {"placed_ram_copied", placed.ram_copied},
+          {"placed_drive_cpu", placed.drive_cpu},
+          {"placed_drive_copied", placed.drive_copied}};
 }
 
 Json itl_json(std::span<const TokenRecord> tokens) {

@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "base/check.h"
+#include "base/checked_math.h"
 
 namespace offstage {
 namespace {
@@ -33,133 +34,170 @@ std::span<const ExpertCall> DeviceExperts::take(LayerIndex layer, const Routing&
   taken_.clear();
   left_.clear();
   take_arrivals();
-  if (phase == Phase::kPrefill || routing.n_rows > options_.rows_max || vram_->is_lost() ||
-      !vram_->has_slots(layer))
-    return routing.calls;
+  takes_part_ = phase == Phase::kDecode && routing.n_rows <= options_.rows_max &&
+                !vram_->is_lost() && vram_->has_slots(layer);
+  if (!takes_part_) return routing.calls;
   const CauseScope scope(parts_.timer, Cause::kGpu);
+  layer_ = layer;
+  begun_ns_ = scope.entered_ns();
+  waited_ns_ = parts_.timer.times()[Cause::kWaitDrive];
   value_.add_calls(layer, routing.calls);
-  for (const ExpertCall& call : routing.calls)
-    (vram_->is_resident(layer, call.expert) ? taken_ : left_).push_back(call);
+  to_read_ = 0;
+  for (const ExpertCall& call : routing.calls) {
+    if (vram_->is_resident(layer, call.expert)) {
+      taken_.push_back(call);
+      continue;
+    }
+    left_.push_back(call);
+    at_hand_[call.expert.value] = parts_.ram.is_ready(layer, call.expert);
+    to_read_ += at_hand_[call.expert.value] ? 0 : 1;
+  }
+  still_to_read_ = to_read_;
+  n_residents_ = taken_.size();
   if (taken_.empty()) return left_;
-  launched_ns_ = scope.entered_ns();
-  if (const Status launched = launch(layer, routing, normed); !launched) {
+  if (const Status launched = launch(routing, normed, 0); !launched) {
     lose(launched.error());
     taken_.clear();
+    takes_part_ = false;
     return routing.calls;
   }
-  in_flight_ = true;
+  residents_done_ = done_;
   return left_;
 }
 
-Status DeviceExperts::launch(LayerIndex layer, const Routing& routing, const float* normed) {
-  const uint32_t n_places = hand_over(routing, normed);
-  OFFSTAGE_TRY_VOID(launch_expert(layer, routing.n_rows, n_places));
+// Of taken_, those from there on.
+Status DeviceExperts::launch(const Routing& routing, const float* normed, size_t first_taken) {
+  const Group group = hand_over(routing, normed, first_taken);
+  OFFSTAGE_TRY_VOID(launch_group(group, routing.n_rows));
   OFFSTAGE_TRY(done_, parts_.device->mark(DeviceStream::kCompute));
+  in_flight_ = true;
   return {};
 }
 
-// Into pinned memory, which nobody else reads now: the layer before was waited for. The device's
-// places are those of the taken experts' calls, one after another.
-uint32_t DeviceExperts::hand_over(const Routing& routing, const float* normed) {
-  auto* jobs = reinterpret_cast<gpu::ExpertJob*>(handed_);
-  auto* place_rows = reinterpret_cast<uint32_t*>(handed_ + at_.place_rows);
-  uint32_t n_places = 0;
-  for (size_t i = 0; i < taken_.size(); ++i) {
-    const uint32_t expert = taken_[i].expert.value;
-    const uint32_t first = routing.first[expert], n = routing.first[expert + 1] - first;
-    jobs[i] = {expert, n_places, n};
-    std::copy_n(&routing.call_rows[first], n, place_rows + n_places);
-    n_places += n;
+// Into pinned memory. The event before was waited for, so nobody reads what the first group
+// overwrites; the others are written behind it. A group's places of results are those of its
+// experts' calls, one after another.
+DeviceExperts::Group DeviceExperts::hand_over(const Routing& routing, const float* normed,
+                                              size_t first_taken) {
+  Group group;
+  group.calls = std::span(taken_).subspan(first_taken);
+  group.is_first = !in_flight_;
+  if (group.is_first) {
+    const uint64_t x_bytes = uint64_t{routing.n_rows} * parts_.spec.hidden * sizeof(float);
+    std::memcpy(handed_, normed, x_bytes);
+    handed_bytes_ = round_up(x_bytes, kPartAlignment);
+    n_places_ = 0;
   }
-  std::memcpy(handed_ + at_.x, normed,
-              uint64_t{routing.n_rows} * parts_.spec.hidden * sizeof(float));
-  return n_places;
+  group.first_place = n_places_;
+  group.jobs = handed_bytes_;
+  group.place_rows =
+      round_up(group.jobs + group.calls.size() * sizeof(gpu::ExpertJob), kPartAlignment);
+  auto* job = reinterpret_cast<gpu::ExpertJob*>(handed_ + group.jobs);
+  auto* place_rows = reinterpret_cast<uint32_t*>(handed_ + group.place_rows);
+  for (const ExpertCall& call : group.calls) {
+    const uint32_t expert = call.expert.value;
+    const uint32_t first = routing.first[expert], n = routing.first[expert + 1] - first;
+    *job++ = {expert, group.n_places, n};
+    std::copy_n(&routing.call_rows[first], n, place_rows + group.n_places);
+    group.n_places += n;
+  }
+  group.end = round_up(group.place_rows + group.n_places * sizeof(uint32_t), kPartAlignment);
+  n_places_ += group.n_places;
+  handed_bytes_ = group.end;
+  CHECK_LE(handed_bytes_, hand_over_bytes_);
+  return group;
 }
 
 // The simulated device's check of races is told of what a promotion's copy could touch too.
 template <typename Args>
 Status DeviceExperts::put(std::string_view name, const DeviceKernels::Kernel<Args>& kernel,
-                          const Args& args, uint64_t bytes, uint64_t host_bytes, LayerIndex layer) {
+                          const Args& args, const Group& group, uint64_t bytes,
+                          uint64_t host_bytes) {
   DeviceWork work;
   work.name = name;
   work.bytes = bytes;
   work.host_bytes = host_bytes;
   if (bytes != 0) {
-    work.ranges.push_back({reinterpret_cast<const std::byte*>(vram_->table(layer)),
+    work.ranges.push_back({reinterpret_cast<const std::byte*>(vram_->table(layer_)),
                            parts_.layout.n_experts() * sizeof(std::byte*)});
-    for (const ExpertCall& call : taken_)
-      work.ranges.push_back(vram_->slot_memory(layer, call.expert));
+    for (const ExpertCall& call : group.calls)
+      work.ranges.push_back(vram_->slot_memory(layer_, call.expert));
   }
   work.launch = [&kernel, args](gpu::StreamHandle stream) { return kernel(stream, args); };
   return parts_.device->launch(std::move(work));
 }
 
 // Fetch, quantise, (gate, up, activation), quantise, down, hand back: one after the other on the
-// compute stream.
-Status DeviceExperts::launch_expert(LayerIndex layer, uint32_t n_rows, uint32_t n_places) {
+// compute stream. The rows are fetched and quantised once an event.
+Status DeviceExperts::launch_group(const Group& group, uint32_t n_rows) {
   const DeviceKernels& kernels = parts_.kernels;
-  const LayerWeights& weights = weights_of(layer);
-  const Biases& biases = biases_[layer.value];
+  const LayerWeights& weights = weights_of(layer_);
+  const Biases& biases = biases_[layer_.value];
   const uint32_t hidden = parts_.spec.hidden, ffn = parts_.spec.expert_ffn;
-  const auto* x = reinterpret_cast<const float*>(input_ + at_.x);
-  const uint64_t input_bytes = at_.x + uint64_t{n_rows} * hidden * sizeof(float);
+  const uint64_t begin = group.is_first ? 0 : group.jobs, handed_bytes = group.end - begin;
   OFFSTAGE_TRY_VOID(put("hand over", kernels.move_words,
-                        gpu::MoveWordsArgs{handed_, input_, input_bytes}, 0, input_bytes, layer));
-  OFFSTAGE_TRY_VOID(put("quantise", kernels.quantise_activations,
-                        gpu::QuantiseArgs{weights.gate_type, x, n_rows, hidden, forms_}, 0, 0,
-                        layer));
+                        gpu::MoveWordsArgs{handed_ + begin, input_ + begin, handed_bytes}, group, 0,
+                        handed_bytes));
+  if (group.is_first)
+    OFFSTAGE_TRY_VOID(
+        put("quantise", kernels.quantise_activations,
+            gpu::QuantiseArgs{weights.gate_type, reinterpret_cast<const float*>(input_), n_rows,
+                              hidden, forms_},
+            group, 0, 0));
+  float* const ffn_out = hidden_ + uint64_t{group.first_place} * ffn;
   gpu::GateUpArgs first;
   first.gate.type = weights.gate_type;
   first.gate.k = hidden;
   first.gate.n = ffn;
-  first.gate.slots = vram_->table(layer);
-  first.gate.offset = vram_->offset(layer, ExpertMatrix::kGate);
-  first.gate.jobs = reinterpret_cast<const gpu::ExpertJob*>(input_);
-  first.gate.n_jobs = static_cast<uint32_t>(taken_.size());
+  first.gate.slots = vram_->table(layer_);
+  first.gate.offset = vram_->offset(layer_, ExpertMatrix::kGate);
+  first.gate.jobs = reinterpret_cast<const gpu::ExpertJob*>(input_ + group.jobs);
+  first.gate.n_jobs = static_cast<uint32_t>(group.calls.size());
   first.gate.n_places = n_rows;
   first.gate.activations = forms_;
-  first.gate.place_rows = reinterpret_cast<const uint32_t*>(input_ + at_.place_rows);
+  first.gate.place_rows = reinterpret_cast<const uint32_t*>(input_ + group.place_rows);
   first.gate.bias = biases.gate;
-  first.gate.out = hidden_;
-  first.up_offset = vram_->offset(layer, ExpertMatrix::kUp);
+  first.gate.out = ffn_out;
+  first.up_offset = vram_->offset(layer_, ExpertMatrix::kUp);
   first.up_bias = biases.up;
   first.activation = activation_of(parts_.spec.activation);
   const auto bytes_of = [&](ExpertMatrix matrix) {
-    return parts_.layout.extent(layer, ExpertId(0), matrix).bytes * taken_.size();
+    return parts_.layout.extent(layer_, ExpertId(0), matrix).bytes * group.calls.size();
   };
-  OFFSTAGE_TRY_VOID(put("gate and up", kernels.expert_gate_up, first,
-                        bytes_of(ExpertMatrix::kGate) + bytes_of(ExpertMatrix::kUp), 0, layer));
-  OFFSTAGE_TRY_VOID(put("quantise", kernels.quantise_activations,
-                        gpu::QuantiseArgs{weights.down_type, hidden_, n_places, ffn, hidden_forms_},
-                        0, 0, layer));
+  OFFSTAGE_TRY_VOID(put("gate and up", kernels.expert_gate_up, first, group,
+                        bytes_of(ExpertMatrix::kGate) + bytes_of(ExpertMatrix::kUp), 0));
+  std::byte* const ffn_forms =
+      hidden_forms_ + group.first_place * kernels.activation_row_bytes(weights.down_type, ffn);
+  OFFSTAGE_TRY_VOID(put(
+      "quantise", kernels.quantise_activations,
+      gpu::QuantiseArgs{weights.down_type, ffn_out, group.n_places, ffn, ffn_forms}, group, 0, 0));
   gpu::MatvecArgs second = first.gate;
   second.type = weights.down_type;
   second.k = ffn;
   second.n = hidden;
-  second.offset = vram_->offset(layer, ExpertMatrix::kDown);
-  second.activations = hidden_forms_;
+  second.offset = vram_->offset(layer_, ExpertMatrix::kDown);
+  second.activations = ffn_forms;
   second.place_rows = nullptr;
   second.bias = biases.down;
-  second.out = out_;
-  OFFSTAGE_TRY_VOID(put("down", kernels.matvec, second, bytes_of(ExpertMatrix::kDown), 0, layer));
-  const uint64_t out_bytes = uint64_t{n_places} * hidden * sizeof(float);
+  second.out = out_ + uint64_t{group.first_place} * hidden;
+  OFFSTAGE_TRY_VOID(put("down", kernels.matvec, second, group, bytes_of(ExpertMatrix::kDown), 0));
+  const uint64_t out_bytes = uint64_t{group.n_places} * hidden * sizeof(float);
   return put("hand back", kernels.move_words,
-             gpu::MoveWordsArgs{reinterpret_cast<const std::byte*>(out_), results_, out_bytes}, 0,
-             out_bytes, layer);
+             gpu::MoveWordsArgs{reinterpret_cast<const std::byte*>(second.out),
+                                results_ + group.first_place * uint64_t{hidden} * sizeof(float),
+                                out_bytes},
+             group, 0, out_bytes);
 }
 
-std::span<const ExpertCall> DeviceExperts::collect(const Routing& routing, float* expert_out) {
+DeviceExperts::Lost DeviceExperts::collect(const Routing& routing, float* expert_out) {
   if (!in_flight_) return {};
   const CauseScope scope(parts_.timer, Cause::kGpu);
   in_flight_ = false;
-  Device& device = *parts_.device;
-  const Result<bool> was_there = device.reached(done_);
-  Status status;
-  if (!was_there) status = tl::unexpected(was_there.error());
-  if (was_there && !*was_there) status = device.wait(done_, options_.deadline_ns);
-  if (!status) {
-    lose(status.error());
-    return taken_;
+  if (const Status there = wait(); !there) lose(there.error());
+  if (vram_->is_lost()) {
+    takes_part_ = false;
+    const std::span<const ExpertCall> taken(taken_);
+    return {taken.first(n_residents_), taken.subspan(n_residents_)};
   }
   uint32_t n_places = 0;
   const uint32_t hidden = parts_.spec.hidden;
@@ -171,14 +209,40 @@ std::span<const ExpertCall> DeviceExperts::collect(const Routing& routing, float
                 expert_out + uint64_t{first} * hidden);
     n_places += n;
   }
-  hits_ += taken_.size();
-  value_.add_device(static_cast<uint32_t>(taken_.size()), parts_.clock.now_ns() - launched_ns_,
-                    !*was_there);
+  hits_ += n_residents_;
+  vram_->end_visits();
+  release_guests();
   return {};
 }
 
+// For all that was launched; what it took is learned on the way.
+Status DeviceExperts::wait() {
+  if (vram_->is_lost()) return {};
+  if (n_residents_ != 0) {
+    OFFSTAGE_TRY(const bool exact, wait_for(residents_done_));
+    const int64_t ns = parts_.clock.now_ns() - begun_ns_;
+    const auto n = static_cast<uint32_t>(n_residents_);
+    value_.add_device(n, ns, exact);
+    meter_.add_device(layer_, n, ns, exact);
+  }
+  if (n_residents_ == taken_.size()) return {};
+  OFFSTAGE_TRY_VOID(vram_->await_burst(options_.deadline_ns));
+  OFFSTAGE_TRY_VOID(wait_for(done_));
+  return {};
+}
+
+// True: it wasn't there already.
+Result<bool> DeviceExperts::wait_for(DeviceMark mark) {
+  OFFSTAGE_TRY(const bool there, parts_.device->reached(mark));
+  if (there) return false;
+  OFFSTAGE_TRY_VOID(parts_.device->wait(mark, options_.deadline_ns));
+  return true;
+}
+
 void DeviceExperts::promote(LayerIndex layer, const EventCosts& costs) {
+  if (!takes_part_) return;
   value_.add_costs(costs);
+  meter_.add_cpu(layer, costs.calls, costs.cpu_ns);
   if (options_.promote == Promote::kOff || vram_->is_lost() || left_.empty()) return;
   const CauseScope scope(parts_.timer, Cause::kPcie);
   const int64_t saved_ns =
@@ -212,9 +276,20 @@ void DeviceExperts::take_arrivals() {
   held_.clear();
 }
 
+void DeviceExperts::release_guests() {
+  for (const ExpertPlace& place : guests_) parts_.ram.release(place.layer, place.expert);
+  guests_.clear();
+}
+
 void DeviceExperts::lose(const Error& error) {
   vram_->lose(error);
+  release_all();
+}
+
+// After the tier was lost.
+void DeviceExperts::release_all() {
   take_arrivals();
+  release_guests();
 }
 
 // Until every copy has arrived, so that RAM lends as many slots again. False: the device is lost.

@@ -2,7 +2,10 @@
 //
 //   call():    take() ── of the called experts those in VRAM are the device's: launched at once
 //              RamTier::begin() with the others
-//   compute(): the CPU's experts as RAM and drive bring them on
+//   compute(): the others as RAM and drive bring them on
+//              place() ── some may be copied for this call, and computed there, so that the layer
+//              is
+//                         done earliest (placement.h); the CPU computes the rest
 //              collect() ── waits for the device's, which stand in router order like everybody's
 //              promote() ── experts that the CPU computed may be copied to VRAM for the next time
 //
@@ -31,6 +34,7 @@
 #include "gpu/device.h"
 #include "model/spec.h"
 #include "runtime/options.h"
+#include "runtime/placement.h"
 #include "runtime/promotion_value.h"
 #include "runtime/router.h"
 #include "runtime/weights.h"
@@ -55,6 +59,7 @@ class DeviceExperts {
     uint64_t vram_bytes = 0;  // all that is allocated on the device
     uint32_t rows_max = 1;
     Promote promote = Promote::kAuto;
+    Placement placement = Placement::kAuto;
     int64_t deadline_ns = 0;  // of a layer's experts, and of a copy
   };
 
@@ -74,9 +79,18 @@ class DeviceExperts {
   // rest, valid until the next take(). collect() must follow.
   std::span<const ExpertCall> take(LayerIndex layer, const Routing& routing, const float* normed,
                                    Phase phase);
-  // The device's results to their places in expert_out [calls][hidden]. Returns what the caller
-  // must compute after all: nothing, or all that was taken.
-  std::span<const ExpertCall> collect(const Routing& routing, float* expert_out);
+  // Of the experts that RAM hands out now, those that the CPU is to compute; valid until the next
+  // call. The device has begun to copy the others, and will compute them.
+  std::span<const ReadyExpert> place(const Routing& routing, const float* normed,
+                                     std::span<const ReadyExpert> ready);
+  // What the caller must compute after all: nothing, or all that the device had.
+  struct Lost {
+    std::span<const ExpertCall> taken;   // by take()
+    std::span<const ExpertCall> copied;  // by place(): RAM had handed them out
+    bool empty() const { return taken.empty() && copied.empty(); }
+  };
+  // The device's results to their places in expert_out [calls][hidden].
+  Lost collect(const Routing& routing, float* expert_out);
   // After the tier's event: of the experts that the CPU computed, `costs` and all, those that pay
   // begin to be copied.
   void promote(LayerIndex layer, const EventCosts& costs);
@@ -85,7 +99,8 @@ class DeviceExperts {
     return vram_->is_resident(layer, expert);
   }
   bool is_lost() const { return vram_->is_lost(); }
-  uint64_t hits() const { return hits_; }  // calls that the device computed
+  uint64_t hits() const { return hits_; }  // calls whose experts were there
+  const PlacementCounts& placements() const { return placed_; }
   const VramTier& vram() const { return *vram_; }
   const DeviceFacts& facts() const { return parts_.device->facts(); }
   uint32_t layers_with_slots() const;
@@ -94,12 +109,18 @@ class DeviceExperts {
   // --promote always, for measurements and tests; and before the first token, when all time is the
   // copies'.
   static constexpr int64_t kPaysAlways = 1'000'000'000'000;
+  static constexpr uint64_t kPartAlignment = 64;  // of a hand-over's parts
+  static constexpr uint32_t kVisitors = 2;        // one is computed while the next is copied
   struct Biases {
     const float *gate = nullptr, *up = nullptr, *down = nullptr;  // on the device
   };
-  // Where a hand-over's parts begin; the same in pinned and in device memory.
-  struct HandOver {
-    uint64_t place_rows = 0, x = 0, bytes = 0;
+  // Experts launched together, and where what they need lies: the same in pinned and in device
+  // memory.
+  struct Group {
+    std::span<const ExpertCall> calls;
+    uint32_t first_place = 0, n_places = 0;  // in the event's order of results
+    bool is_first = false;                   // of the event: brings the rows, too
+    uint64_t jobs = 0, place_rows = 0, end = 0;
   };
 
   DeviceExperts(Parts parts, const Options& options);
@@ -111,12 +132,19 @@ class DeviceExperts {
   uint64_t working_bytes() const;
   const LayerWeights& weights_of(LayerIndex layer) const;
   bool has_kernels(LayerIndex layer) const;
-  Status launch(LayerIndex layer, const Routing& routing, const float* normed);
-  uint32_t hand_over(const Routing& routing, const float* normed);
-  Status launch_expert(LayerIndex layer, uint32_t n_rows, uint32_t n_places);
+  Status launch(const Routing& routing, const float* normed, size_t first_taken);
+  Group hand_over(const Routing& routing, const float* normed, size_t first_taken);
+  Status launch_group(const Group& group, uint32_t n_rows);
   template <typename Args>
   Status put(std::string_view name, const DeviceKernels::Kernel<Args>& kernel, const Args& args,
-             uint64_t bytes, uint64_t host_bytes, LayerIndex layer);
+             const Group& group, uint64_t bytes, uint64_t host_bytes);
+  void note_reads(std::span<const ReadyExpert> ready, int64_t now_ns);
+  uint32_t copies_of(uint32_t n, int64_t now_ns);
+  bool copy_and_launch(const Routing& routing, const float* normed, ExpertId expert);
+  Result<bool> wait_for(DeviceMark mark);
+  Status wait();
+  void release_guests();
+  void release_all();
   bool bring(LayerIndex layer, ExpertId expert, int64_t saved_ns);
   void take_arrivals();
   bool drain();
@@ -126,8 +154,9 @@ class DeviceExperts {
   Options options_;
   std::unique_ptr<VramTier> vram_;
   PromotionValue value_;
-  HandOver at_;
+  PlacementMeter meter_;
   uint32_t calls_max_ = 0;
+  uint64_t hand_over_bytes_ = 0;
   std::byte *handed_ = nullptr, *results_ = nullptr;  // pinned: what goes over, what comes back
   std::byte* input_ = nullptr;                        // on the device, from here on
   std::byte *forms_ = nullptr, *hidden_forms_ = nullptr;
@@ -135,11 +164,24 @@ class DeviceExperts {
   std::vector<Biases> biases_;  // by layer
 
   // The event.
+  bool takes_part_ = false;
+  LayerIndex layer_;
+  int64_t begun_ns_ = 0;
   bool in_flight_ = false;
-  DeviceMark done_;
-  int64_t launched_ns_ = 0;
-  std::vector<ExpertCall> taken_, left_;
-  std::vector<ExpertPlace> held_;  // in RAM, while they are copied
+  DeviceMark residents_done_, done_;
+  std::vector<ExpertCall> taken_, left_;  // the residents first, then those that were copied
+  size_t n_residents_ = 0;
+  uint32_t n_places_ = 0;            // of what was launched
+  uint64_t handed_bytes_ = 0;        // likewise
+  std::vector<uint8_t> at_hand_;     // by expert, of those left: RAM had it
+  uint32_t to_read_ = 0;             // of those left: the others
+  uint32_t still_to_read_ = 0;       // not yet handed out
+  int64_t waited_ns_ = 0;            // for the drive, at the last look
+  std::vector<ReadyExpert> here_;    // backs what place() returned
+  std::vector<ExpertPlace> guests_;  // in RAM, while they visit VRAM
+  std::vector<ExpertPlace> held_;    // in RAM, while they are copied
+  PlacementCounts placed_;
+  uint32_t all_copied_ = 0;  // batches
   int64_t forward_began_ns_ = 0;
   bool is_decode_ = false;
   uint64_t hits_ = 0;

@@ -25,12 +25,17 @@ DeviceExperts::DeviceExperts(Parts parts, const Options& options)
     : parts_(std::move(parts)),
       options_(options),
       value_(parts_.layout.n_layers(), parts_.layout.n_experts()),
-      calls_max_(options.rows_max * parts_.spec.router.n_used) {
-  at_.place_rows = aligned(calls_max_ * sizeof(gpu::ExpertJob));
-  at_.x = at_.place_rows + aligned(calls_max_ * sizeof(uint32_t));
-  at_.bytes = at_.x + aligned(uint64_t{options.rows_max} * parts_.spec.hidden * sizeof(float));
+      meter_(parts_.layout.n_layers()),
+      calls_max_(options.rows_max * parts_.spec.router.n_used),
+      at_hand_(parts_.layout.n_experts(), 0) {
+  // Rows, and per group its jobs and places; at worst every call is a group.
+  static_assert(sizeof(gpu::ExpertJob) <= kPartAlignment);
+  hand_over_bytes_ =
+      round_up(uint64_t{options.rows_max} * parts_.spec.hidden * sizeof(float), kPartAlignment) +
+      uint64_t{calls_max_} * 2 * kPartAlignment;
   taken_.reserve(calls_max_);
   left_.reserve(parts_.layout.n_experts());
+  here_.reserve(parts_.layout.n_experts());
 }
 
 // Memory that work may still use, and all the rest, the device gives back in its own end.
@@ -73,7 +78,7 @@ uint64_t DeviceExperts::working_bytes() const {
   const uint64_t widest = parts_.kernels.activation_row_bytes(TensorType::kQ8_0, spec.hidden);
   const uint64_t widest_hidden =
       parts_.kernels.activation_row_bytes(TensorType::kQ8_0, spec.expert_ffn);
-  uint64_t bytes = at_.bytes + aligned(options_.rows_max * widest) +
+  uint64_t bytes = aligned(hand_over_bytes_) + aligned(options_.rows_max * widest) +
                    aligned(calls_max_ * widest_hidden) +
                    aligned(uint64_t{calls_max_} * spec.expert_ffn * sizeof(float)) +
                    aligned(uint64_t{calls_max_} * spec.hidden * sizeof(float));
@@ -91,6 +96,7 @@ Result<VramPlan> DeviceExperts::plan() {
   VramPlan plan;
   plan.n_experts = parts_.layout.n_experts();
   plan.copy_deadline_ns = options_.deadline_ns;
+  plan.visitors = options_.placement == Placement::kCpu ? 0 : kVisitors;
   if (options_.promote == Promote::kAlways) plan.copy_share_max = 1e6;
   uint32_t without = 0;
   for (uint32_t l = 0; l < parts_.layout.n_layers(); ++l) {
@@ -131,9 +137,9 @@ Status DeviceExperts::take_working_memory() {
   const ModelSpec& spec = parts_.spec;
   const auto& row_bytes = parts_.kernels.activation_row_bytes;
   const uint64_t out_bytes = aligned(uint64_t{calls_max_} * spec.hidden * sizeof(float));
-  OFFSTAGE_TRY(handed_, device.allocate_pinned(at_.bytes));
+  OFFSTAGE_TRY(handed_, device.allocate_pinned(hand_over_bytes_));
   OFFSTAGE_TRY(results_, device.allocate_pinned(out_bytes));
-  OFFSTAGE_TRY(input_, device.allocate(at_.bytes));
+  OFFSTAGE_TRY(input_, device.allocate(hand_over_bytes_));
   OFFSTAGE_TRY(forms_, device.allocate(
                            aligned(options_.rows_max * row_bytes(TensorType::kQ8_0, spec.hidden))));
   OFFSTAGE_TRY(

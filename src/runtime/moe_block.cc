@@ -93,7 +93,7 @@ Status MoeBlock::compute(const LayerWeights& weights, const float* normed, uint3
   const Routing& routing = *routing_;
   if (spec_.shared_ffn != 0) shared_.run(weights.shared, input_, n_rows, scratch_.shared_out);
   EventCosts costs;
-  Status status = run_called(weights, routing, costs);
+  Status status = run_called(weights, normed, costs);
   tier_.end();
   OFFSTAGE_TRY_VOID(std::move(status));
   if (device_ != nullptr) device_->promote(layer_, costs);
@@ -104,26 +104,30 @@ Status MoeBlock::compute(const LayerWeights& weights, const float* normed, uint3
 
 // What the device took stands in its place when the others are done, or is lost with it and called
 // here after all. It is collected after an error too.
-Status MoeBlock::run_called(const LayerWeights& weights, const Routing& routing,
-                            EventCosts& costs) {
-  Status status = run_all(weights, routing, costs);
+Status MoeBlock::run_called(const LayerWeights& weights, const float* normed, EventCosts& costs) {
+  Status status = run_all(weights, normed, costs);
   if (device_ == nullptr) return status;
-  const std::span<const ExpertCall> lost = device_->collect(routing, scratch_.expert_out);
+  const DeviceExperts::Lost lost = device_->collect(*routing_, scratch_.expert_out);
   if (!status || lost.empty()) return status;
-  tier_.call(lost);
-  return run_all(weights, routing, costs);
+  tier_.call(lost.taken);
+  tier_.call_again(lost.copied);
+  return run_all(weights, normed, costs);
 }
 
-// As the tier brings them on.
-Status MoeBlock::run_all(const LayerWeights& weights, const Routing& routing, EventCosts& costs) {
+// As the tier brings them on; the device may take some of them from the CPU.
+Status MoeBlock::run_all(const LayerWeights& weights, const float* normed, EventCosts& costs) {
+  const Routing& routing = *routing_;
   const int64_t waited_before_ns = timer_.times()[Cause::kWaitDrive];
   while (true) {
     OFFSTAGE_TRY(const PinnedExperts pinned, tier_.next());
     if (pinned.experts().empty()) break;
+    std::span<const ReadyExpert> here = pinned.experts();
+    if (device_ != nullptr) here = device_->place(routing, normed, here);
+    if (here.empty()) continue;
     const int64_t began_ns = timer_.enter(Cause::kExperts);
-    run_experts(weights, pinned.experts(), routing);
+    run_experts(weights, here, routing);
     costs.cpu_ns += timer_.enter(Cause::kExperts) - began_ns;
-    costs.calls += static_cast<uint32_t>(pinned.experts().size());
+    costs.calls += static_cast<uint32_t>(here.size());
   }
   costs.wait_ns += timer_.times()[Cause::kWaitDrive] - waited_before_ns;
   return {};

@@ -55,8 +55,8 @@ class MoeBlock {
 
   const Routing& route(LayerIndex layer, const LayerWeights& weights, uint32_t n_rows);
   std::span<const float> last_probabilities(uint32_t n_rows) const;
-  Status run_called(const LayerWeights& weights, const Routing& routing, EventCosts& costs);
-  Status run_all(const LayerWeights& weights, const Routing& routing, EventCosts& costs);
+  Status run_called(const LayerWeights& weights, const float* normed, EventCosts& costs);
+  Status run_all(const LayerWeights& weights, const float* normed, EventCosts& costs);
   void run_experts(const LayerWeights& weights, std::span<const ReadyExpert> experts,
                    const Routing& routing);
   void gate_and_up(const LayerWeights& weights, const Routing& routing);

@@ -41,6 +41,13 @@ enum class Promote : uint8_t {
   kAlways,  // whatever it costs: for measurements and tests
 };
 
+// Who computes called experts that VRAM hasn't got.
+enum class Placement : uint8_t {
+  kAuto,  // CPU and device share them so that the layer is done earliest, as measured
+  kCpu,   // the CPU: for measurements
+  kCopy,  // the device, each after a copy: for measurements
+};
+
 // How the drive is asked, and how that was found.
 struct DriveChoice {
   uint32_t block_bytes = 1u << 20;  // largest single read
@@ -84,6 +91,7 @@ struct RuntimeOptions {
   std::optional<uint64_t> vram_bytes;
   DeviceKind device = DeviceKind::kAuto;
   Promote promote = Promote::kAuto;
+  Placement placement = Placement::kAuto;
   std::string device_fault;  // of the simulated device (gpu/sim_device.h), for tests; empty: none
   int64_t device_deadline_ns = 10'000'000'000;  // of a layer's experts, and of a copy
   bool mlock = false;  // what the plan holds never leaves RAM; an error where that isn't allowed

@@ -357,6 +357,7 @@ void Runtime::open_vram(Notices& notices) {
   options.vram_bytes = *options_.vram_bytes;
   options.rows_max = std::min(options_.n_sequences, kDeviceRowsMax);
   options.promote = options_.promote;
+  options.placement = options_.placement;
   options.deadline_ns = options_.device_deadline_ns;
   auto experts = DeviceExperts::create(
       {std::move(device_.device), std::move(device_.kernels), spec(), dense_->weights(), *layout_,

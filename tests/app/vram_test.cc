@@ -60,8 +60,27 @@ TEST_F(VramTest, TheLastLinesSayWhatTheTiersDid) {
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_THAT(outcome.err, HasSubstr("simulated device: "));
   EXPECT_THAT(outcome.err, HasSubstr("% from VRAM, "));
+  EXPECT_THAT(outcome.err, HasSubstr("placed   not in VRAM: "));
   EXPECT_THAT(outcome.err, HasSubstr("note: device: a simulated device stands for a GPU"));
   EXPECT_THAT(outcome.err, Not(HasSubstr("note: gpu:")));
+}
+
+TEST_F(VramTest, PlacementIsCountedAndNeverShowsInTheTokens) {
+  const auto plain = json_of({});
+  EXPECT_EQ(plain["vram"]["placed_ram_cpu"], 0);
+  auto arguments = kOnSim;
+  arguments.back() = "off";
+  arguments.insert(arguments.end(), {"--placement", "copy"});
+  const auto copied = json_of(arguments);
+  EXPECT_EQ(copied["tokens"], plain["tokens"]);
+  EXPECT_EQ(copied["vram"]["hits"], 0);
+  EXPECT_GT(copied["vram"]["placed_ram_copied"], 0);
+  arguments.back() = "cpu";
+  const auto by_cpu = json_of(arguments);
+  EXPECT_EQ(by_cpu["tokens"], plain["tokens"]);
+  EXPECT_EQ(by_cpu["vram"]["placed_ram_copied"], 0);
+  EXPECT_GT(by_cpu["vram"]["placed_ram_cpu"], 0);
+  EXPECT_EQ(generate({"--vram", "8M", "--device", "sim", "--placement", "there"}).code, 2);
 }
 
 TEST_F(VramTest, ADeviceThatFailsIsAnnouncedAndTheTokensStay) {

@@ -67,6 +67,24 @@ TEST(RamTierElsewhereTest, CallsThatOthersTookCanComeBackWithinTheEvent) {
   rig.expect_baseline();
 }
 
+TEST(RamTierElsewhereTest, WhatWasHandedOutCanBeHandedOutAgain) {
+  TierRig rig({});
+  rig.expect_decode(0, {1});
+  EXPECT_TRUE(rig.tier().is_ready(LayerIndex(0), ExpertId(1)));
+  EXPECT_FALSE(rig.tier().is_ready(LayerIndex(0), ExpertId(4)));
+  const auto calls = calls_of({1, 4});
+  rig.tier().begin(LayerIndex(0), calls, Phase::kDecode);
+  EXPECT_EQ(take_all(rig), (std::vector<uint32_t>{1, 4}));
+  rig.tier().call_again(calls);
+  auto again = take_all(rig);
+  std::sort(again.begin(), again.end());
+  EXPECT_EQ(again, (std::vector<uint32_t>{1, 4}));
+  rig.tier().end();
+  EXPECT_EQ(rig.tier().counters().ram_hits, 1u);
+  EXPECT_EQ(rig.tier().counters().drive_reads, 2u);
+  rig.expect_baseline();
+}
+
 TEST(RamTierElsewhereTest, AHeldExpertStaysAndNoMoreAreHeldThanTheLayerKeeps) {
   RigOptions options;
   options.kept = 3;

@@ -32,10 +32,11 @@ SimDeviceModel small_card() {
 }
 
 struct Rig {
-  explicit Rig(std::vector<SimDeviceFault> faults = {}, uint64_t slots = 2)
+  explicit Rig(std::vector<SimDeviceFault> faults = {}, uint64_t slots = 2, uint32_t visitors = 0)
       : device(small_card(), clock, std::move(faults)) {
     VramPlan plan;
-    plan.budget_bytes = kTableBytes + kLayers * slots * kExpertBytes;
+    plan.budget_bytes = kTableBytes + (kLayers * slots + visitors) * kExpertBytes;
+    plan.visitors = visitors;
     plan.n_experts = kExperts;
     plan.matrix_bytes.assign(kLayers, kMatrixBytes);
     plan.copy_deadline_ns = kDeadlineNs;
@@ -60,11 +61,17 @@ struct Rig {
   void settle() { clock.advance_ns(1'000'000); }
   Promotion promote(uint32_t expert, std::vector<double> calls = {4, 3, 2, 1},
                     int64_t saved_ns = 10'000) {
+    return tier->promote(LayerIndex(1), ExpertId(expert), matrices_of(expert), calls, saved_ns);
+  }
+  Visit visit(uint32_t expert, std::vector<double> calls = {4, 3, 2, 1}) {
+    return tier->visit(LayerIndex(1), ExpertId(expert), matrices_of(expert), calls);
+  }
+  ExpertBytes matrices_of(uint32_t expert) const {
     ExpertBytes matrices;
     const std::byte* next = ram + expert * kExpertBytes;
     for (size_t m = 0; m < kExpertMatrices; next += kMatrixBytes[m++])
       matrices[m] = {next, kMatrixBytes[m]};
-    return tier->promote(LayerIndex(1), ExpertId(expert), matrices, calls, saved_ns);
+    return matrices;
   }
   // Promoted, and there.
   void bring(uint32_t expert) {
@@ -76,7 +83,7 @@ struct Rig {
   }
   // What a kernel that runs over the layer's table sees: per expert its first byte, 0 where null.
   // It takes a long time, and uses all slots.
-  void launch_reader(std::vector<int>* seen) {
+  void launch_reader(std::vector<int>* seen, std::optional<uint32_t> visitor = {}) {
     DeviceWork work;
     work.name = "reader";
     work.bytes = 100'000;
@@ -84,6 +91,7 @@ struct Rig {
     work.ranges = {{reinterpret_cast<const std::byte*>(table), kExperts * sizeof(*table)}};
     for (uint32_t e = 0; e < kExperts; ++e)
       if (table[e] != nullptr) work.ranges.push_back({table[e], kExpertBytes});
+    if (visitor) work.ranges.push_back(tier->slot_memory(LayerIndex(1), ExpertId(*visitor)));
     work.launch = [table, seen](gpu::StreamHandle) {
       seen->clear();
       for (uint32_t e = 0; e < kExperts; ++e) {
@@ -229,9 +237,92 @@ TEST(VramTier, WhatCopiesCostIsLearnedFromThem) {
   rig.clock.advance_ns(1);
   EXPECT_EQ(rig.tier->poll().size(), 1u);
   rig.settle();
-  // A quarter of the way from 1 byte a ns to 0.25: what saves 1,100 ns doesn't pay any more.
-  EXPECT_EQ(rig.promote(3, {0, 0, 0, 1}, 1'100), Promotion::kUnpaid);
-  EXPECT_EQ(rig.promote(3, {0, 0, 0, 1}, 1'300), Promotion::kStarted);
+  // A quarter of the way from 1 ns a byte to 4: what saves 1,700 ns doesn't pay any more.
+  EXPECT_EQ(rig.tier->copy_ns(LayerIndex(1)), 1'773);
+  EXPECT_EQ(rig.promote(3, {0, 0, 0, 1}, 1'700), Promotion::kUnpaid);
+  EXPECT_EQ(rig.promote(3, {0, 0, 0, 1}, 1'800), Promotion::kStarted);
+}
+
+// Two slots of residents that are called more, two of visitors: each visitor is seen by its own
+// reader, which the third's copy waits for, and the simulated device ends the program for a race.
+TEST(VramTier, VisitorsAreSeenByWhatIsLaunchedAfterThem) {
+  Rig rig({}, 1, 2);
+  rig.bring(0);
+  std::vector<int> seen[3];
+  for (uint32_t e = 1; e < 4; ++e) {
+    ASSERT_EQ(rig.visit(e), Visit::kLeaves);
+    rig.launch_reader(&seen[e - 1], e);
+  }
+  EXPECT_EQ(rig.visit(0), Visit::kRefused);
+  EXPECT_EQ(rig.visit(3), Visit::kRefused);
+  EXPECT_FALSE(rig.tier->is_resident(LayerIndex(1), ExpertId(3)));
+  EXPECT_TRUE(rig.tier->await_burst(kDeadlineNs));
+  rig.settle();
+  EXPECT_TRUE(rig.tier->poll().empty());
+  EXPECT_TRUE(rig.device.mark(DeviceStream::kCompute));  // what is over has happened
+  EXPECT_EQ(seen[0], (std::vector<int>{1, 2, 0, 0}));
+  EXPECT_EQ(seen[1], (std::vector<int>{1, 2, 3, 0}));
+  EXPECT_EQ(seen[2], (std::vector<int>{1, 0, 3, 4}));
+  rig.tier->end_visits();
+  rig.settle();
+  EXPECT_EQ(rig.read(), (std::vector<int>{1, 0, 0, 0}));
+  EXPECT_EQ(rig.tier->counters().visits, 3u);
+  EXPECT_EQ(rig.tier->counters().promotions, 1u);
+  EXPECT_EQ(rig.visit(2), Visit::kLeaves);
+}
+
+TEST(VramTier, AVisitorThatIsCalledMoreThanWhoLeavesStays) {
+  Rig rig({}, 1, 1);
+  EXPECT_EQ(rig.visit(3, {}), Visit::kLeaves);  // nobody says that any should stay
+  rig.settle();
+  rig.tier->end_visits();
+  ASSERT_EQ(rig.visit(3), Visit::kStays);  // the slot is empty
+  std::vector<int> seen;
+  rig.launch_reader(&seen, 3);
+  rig.settle();
+  ASSERT_EQ(rig.tier->poll().size(), 1u);
+  EXPECT_EQ(seen, (std::vector<int>{0, 0, 0, 4}));
+  EXPECT_EQ(rig.visit(2, {4, 3, 1, 1}), Visit::kLeaves);
+  rig.settle();
+  rig.tier->end_visits();
+  EXPECT_EQ(rig.visit(2), Visit::kStays);
+  rig.settle();
+  ASSERT_EQ(rig.tier->poll().size(), 1u);
+  rig.tier->end_visits();
+  rig.settle();
+  EXPECT_EQ(rig.read(), (std::vector<int>{0, 0, 3, 0}));
+  EXPECT_EQ(rig.tier->counters().evictions, 1u);
+}
+
+TEST(VramTier, WhoSleepsForAVisitorKnowsWhatACopyTakes) {
+  Rig rig({}, 1, 2);
+  rig.bring(0);
+  const int64_t believed_ns = rig.tier->copy_ns(LayerIndex(1));
+  const int64_t free_ns = rig.clock.now_ns();
+  ASSERT_EQ(rig.visit(1), Visit::kLeaves);
+  ASSERT_EQ(rig.visit(2), Visit::kLeaves);
+  EXPECT_EQ(rig.tier->bus_free_ns(), free_ns + 2 * believed_ns);
+  rig.tier->end_burst();
+  rig.clock.advance_ns(100);
+  ASSERT_EQ(rig.visit(3), Visit::kLeaves);
+  ASSERT_TRUE(rig.tier->await_burst(kDeadlineNs));
+  EXPECT_EQ(rig.clock.now_ns(), free_ns + 2 * kCopyNs);
+  EXPECT_EQ(rig.tier->copy_ns(LayerIndex(1)), believed_ns + (kCopyNs - believed_ns) / 4);
+  ASSERT_TRUE(rig.tier->await_burst(kDeadlineNs));  // once an event
+  EXPECT_EQ(rig.clock.now_ns(), free_ns + 2 * kCopyNs);
+  rig.settle();
+  rig.tier->end_visits();
+  EXPECT_LE(rig.tier->bus_free_ns(), rig.clock.now_ns());
+}
+
+TEST(VramTier, AVisitorWhoseCopyFailsEndsTheTier) {
+  Rig rig({{SimDeviceFaultKind::kCopyError, 2, 1}}, 1, 1);
+  ASSERT_EQ(rig.visit(3, {}), Visit::kLeaves);
+  const Status status = rig.tier->await_burst(kDeadlineNs);
+  ASSERT_FALSE(status);
+  rig.tier->lose(status.error());
+  rig.tier->end_visits();
+  EXPECT_EQ(rig.visit(2), Visit::kLost);
 }
 
 TEST(VramTier, LayersWithoutKernelsGetNoSlots) {

@@ -18,32 +18,40 @@ DeviceKernels shim_kernels(const Kernels&) {
   return kernels;
 }
 
+// Two sequences side by side, so that experts have several rows.
+std::vector<float> logits_of(Runtime& runtime) {
+  std::vector<float> all;
+  for (uint32_t i = 0; i < 4; ++i) {
+    const Row rows[] = {{SequenceId(0), i, static_cast<TokenId>(5 + i % 3), true},
+                        {SequenceId(1), i, static_cast<TokenId>(6 + i % 2), true}};
+    EXPECT_TRUE(
+        runtime.forward().run(rows, Phase::kDecode, [&](size_t, std::span<const float> of_row) {
+          all.insert(all.end(), of_row.begin(), of_row.end());
+        }));
+  }
+  return all;
+}
+
+// As residents, launched together, and as copies, each launched by itself.
 TEST(DeviceExpertsByTheirKernels, GiveTheCpusBits) {
   for (const char* name : {"micro-qwen3moe-q4_k_m.gguf", "gpt-oss-s2-mxfp4.gguf"}) {
     RuntimeOptions options = test_options(model_file(name));
     options.warm_start = false;
     options.n_sequences = 2;
     const auto plain = open_model(options);
-    options.vram_bytes = 256ull << 20;
-    options.promote = Promote::kAlways;
-    const auto with_device = open_with_device(options, {}, shim_kernels);
     ASSERT_NE(plain, nullptr);
-    ASSERT_NE(with_device, nullptr);
-    std::vector<float> logits[2];
-    for (const bool on_device : {false, true}) {
-      Runtime& runtime = on_device ? *with_device->runtime : *plain->runtime;
-      for (uint32_t i = 0; i < 4; ++i) {
-        const Row rows[] = {{SequenceId(0), i, static_cast<TokenId>(5 + i % 3), true},
-                            {SequenceId(1), i, static_cast<TokenId>(6 + i % 2), true}};
-        ASSERT_TRUE(
-            runtime.forward().run(rows, Phase::kDecode, [&](size_t, std::span<const float> of_row) {
-              logits[on_device].insert(logits[on_device].end(), of_row.begin(), of_row.end());
-            }));
-      }
+    const std::vector<float> expected = logits_of(*plain->runtime);
+    options.vram_bytes = 256ull << 20;
+    for (const Placement placement : {Placement::kCpu, Placement::kCopy}) {
+      options.placement = placement;
+      options.promote = placement == Placement::kCpu ? Promote::kAlways : Promote::kOff;
+      const auto with_device = open_with_device(options, {}, shim_kernels);
+      ASSERT_NE(with_device, nullptr);
+      EXPECT_TRUE(same_bits(logits_of(*with_device->runtime), expected)) << name;
+      const DeviceExperts* device = with_device->runtime->device_experts();
+      ASSERT_NE(device, nullptr);
+      EXPECT_GT(placement == Placement::kCpu ? device->hits() : device->placements().copied(), 0u);
     }
-    EXPECT_TRUE(same_bits(logits[0], logits[1])) << name;
-    ASSERT_NE(with_device->runtime->device_experts(), nullptr);
-    EXPECT_GT(with_device->runtime->device_experts()->hits(), 0u);
   }
 }
 

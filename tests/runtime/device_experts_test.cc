@@ -82,36 +82,64 @@ TEST_P(DeviceExactness, AcrossBudgetsOfVramAndRam) {
   }
 }
 
-// A prompt before, several sequences beside.
+// A prompt, then two sequences side by side.
+std::vector<float> logits_in_company(Runtime& runtime) {
+  const std::vector<TokenId> prompt = tokens_of(20);
+  std::vector<float> all = decode_logits(runtime, prompt);
+  const auto of_prompt = score(runtime, prompt, SequenceId(1));
+  all.insert(all.end(), of_prompt.begin(), of_prompt.end());
+  for (uint32_t i = 0; i < 6; ++i) {
+    const Row rows[] = {{SequenceId(0), i, prompt[i], true},
+                        {SequenceId(1), i, prompt[i + 7], true}};
+    EXPECT_TRUE(
+        runtime.forward().run(rows, Phase::kDecode, [&](size_t, std::span<const float> logits) {
+          all.insert(all.end(), logits.begin(), logits.end());
+        }));
+  }
+  return all;
+}
+
 TEST_P(DeviceExactness, WithPromptsAndCompany) {
   RuntimeOptions options = options_of(GetParam());
   options.n_sequences = 2;
+  const auto plain = open_model(options);
+  ASSERT_NE(plain, nullptr);
+  const std::vector<float> expected = logits_in_company(*plain->runtime);
   options.vram_bytes = kAmple;
-  const std::vector<TokenId> prompt = tokens_of(20);
-  std::vector<float> expected[2];
-  for (const bool with_device : {false, true}) {
-    const auto model = with_device ? open_with_device(options) : nullptr;
-    const auto plain = with_device ? nullptr : open_model([&] {
-      RuntimeOptions without = options;
-      without.vram_bytes.reset();
-      return without;
-    }());
-    Runtime& runtime = with_device ? *model->runtime : *plain->runtime;
-    std::vector<float>& all = expected[with_device];
-    all = decode_logits(runtime, prompt);
-    const auto of_prompt = score(runtime, prompt, SequenceId(1));
-    all.insert(all.end(), of_prompt.begin(), of_prompt.end());
-    for (uint32_t i = 0; i < 6; ++i) {
-      const Row rows[] = {{SequenceId(0), i, prompt[i], true},
-                          {SequenceId(1), i, prompt[i + 7], true}};
-      ASSERT_TRUE(
-          runtime.forward().run(rows, Phase::kDecode, [&](size_t, std::span<const float> logits) {
-            all.insert(all.end(), logits.begin(), logits.end());
-          }));
-    }
-    EXPECT_TRUE(!with_device || runtime.device_experts()->hits() > 0);
-  }
-  EXPECT_TRUE(same_bits(expected[0], expected[1]));
+  const auto resident = open_with_device(options);
+  ASSERT_NE(resident, nullptr);
+  EXPECT_TRUE(same_bits(logits_in_company(*resident->runtime), expected));
+  EXPECT_GT(resident->runtime->device_experts()->hits(), 0u);
+  // Nothing lies there, and whatever is called is copied.
+  options.promote = Promote::kOff;
+  options.placement = Placement::kCopy;
+  const auto copied = open_with_device(options);
+  ASSERT_NE(copied, nullptr);
+  EXPECT_TRUE(same_bits(logits_in_company(*copied->runtime), expected));
+  const DeviceExperts& device = *copied->runtime->device_experts();
+  EXPECT_EQ(device.hits(), 0u);
+  EXPECT_GT(device.placements().ram_copied, 0u);
+  EXPECT_EQ(device.vram().counters().visits, device.placements().copied());
+}
+
+void expect_survival(const RuntimeOptions& options, const SimDeviceFault& fault,
+                     const std::vector<TokenId>& tokens, const std::vector<float>& expected) {
+  const auto model = open_with_device(options, {fault});
+  ASSERT_NE(model, nullptr);
+  Runtime& runtime = *model->runtime;
+  ASSERT_NE(runtime.device_experts(), nullptr);
+  const std::string what = fmt::format("fault {} at {}", static_cast<int>(fault.kind), fault.nth);
+  EXPECT_TRUE(same_bits(decode_logits(runtime, tokens), expected)) << what;
+  EXPECT_EQ(model->device->counters().faults, 1u) << what;
+  // A copy begun last is found missing by those who come after.
+  EXPECT_TRUE(same_bits(decode_logits(runtime, tokens), expected)) << what;
+  EXPECT_EQ(runtime.vram_state(), VramState::kLost) << what;
+  EXPECT_THAT(model->notice("vram"), HasSubstr("the CPU computes all")) << what;
+  const uint64_t hits = runtime.device_experts()->hits();
+  const uint64_t copied = runtime.device_experts()->placements().copied();
+  decode_logits(runtime, std::vector(tokens.begin(), tokens.begin() + 2));
+  EXPECT_EQ(runtime.device_experts()->hits(), hits) << what;
+  EXPECT_EQ(runtime.device_experts()->placements().copied(), copied) << what;
 }
 
 // Whenever a launch, a copy, an event or the memory fails, and for good: one notice, the same bits.
@@ -121,30 +149,20 @@ TEST_P(DeviceExactness, WhateverTheDeviceDoes) {
   options.device_deadline_ns = 100'000;  // the instant device's events come at once or never
   const std::vector<TokenId> tokens = tokens_of(10);
   const std::vector<float> expected = reference(options, tokens);
-  const auto healthy = open_with_device(options);
-  ASSERT_NE(healthy, nullptr);
-  const SimDeviceCounters at_open = healthy->device->counters();
-  const uint64_t copies = at_open.copies[static_cast<size_t>(DeviceStream::kToDevice)];
-  std::vector<SimDeviceFault> faults;
-  for (const uint64_t later : {1, 2, 9, 25}) {
-    if (later < 25) faults.push_back({SimDeviceFaultKind::kCopyError, copies + later, 1});
-    faults.push_back({SimDeviceFaultKind::kLaunchError, at_open.launches + later, 1});
-    faults.push_back({SimDeviceFaultKind::kNeverReached, 1 + later, 1});
-  }
-  for (const SimDeviceFault& fault : faults) {
-    const auto model = open_with_device(options, {fault});
-    ASSERT_NE(model, nullptr);
-    ASSERT_NE(model->runtime->device_experts(), nullptr);
-    const std::string what = fmt::format("fault {} at {}", static_cast<int>(fault.kind), fault.nth);
-    EXPECT_TRUE(same_bits(decode_logits(*model->runtime, tokens), expected)) << what;
-    EXPECT_EQ(model->device->counters().faults, 1u) << what;
-    // A copy begun last is found missing by those who come after.
-    EXPECT_TRUE(same_bits(decode_logits(*model->runtime, tokens), expected)) << what;
-    EXPECT_EQ(model->runtime->vram_state(), VramState::kLost) << what;
-    EXPECT_THAT(model->notice("vram"), HasSubstr("the CPU computes all")) << what;
-    const uint64_t hits = model->runtime->device_experts()->hits();
-    decode_logits(*model->runtime, std::vector(tokens.begin(), tokens.begin() + 2));
-    EXPECT_EQ(model->runtime->device_experts()->hits(), hits) << what;
+  for (const Placement placement : {Placement::kCpu, Placement::kCopy}) {
+    options.placement = placement;
+    options.promote = placement == Placement::kCopy ? Promote::kOff : Promote::kAlways;
+    const auto healthy = open_with_device(options);
+    ASSERT_NE(healthy, nullptr);
+    const SimDeviceCounters at_open = healthy->device->counters();
+    const uint64_t copies = at_open.copies[static_cast<size_t>(DeviceStream::kToDevice)];
+    std::vector<SimDeviceFault> faults;
+    for (const uint64_t later : {1, 2, 9, 25}) {
+      if (later < 25) faults.push_back({SimDeviceFaultKind::kCopyError, copies + later, 1});
+      faults.push_back({SimDeviceFaultKind::kLaunchError, at_open.launches + later, 1});
+      faults.push_back({SimDeviceFaultKind::kNeverReached, 1 + later, 1});
+    }
+    for (const SimDeviceFault& fault : faults) expect_survival(options, fault, tokens, expected);
   }
 }
 
@@ -223,6 +241,44 @@ TEST(DeviceExpertsTest, EveryCallAndEveryNanosecondIsInTheRecord) {
   EXPECT_GT(device.vram().counters().promotions, 0u);
   EXPECT_EQ(device.vram().counters().evictions, 0u);
   EXPECT_LE(device.vram().resident_count(), device.vram().counters().promotions);
+}
+
+// Copied for a call, an expert is in the record as what it was: in RAM, or read.
+TEST(DeviceExpertsTest, WhatIsCopiedForACallIsNoHit) {
+  RuntimeOptions options = options_of(kModels[0]);
+  options.vram_bytes = kAmple;
+  options.promote = Promote::kOff;
+  options.placement = Placement::kCopy;
+  const auto model = open_with_device(options);
+  ASSERT_NE(model, nullptr);
+  Session session(*model->runtime, SequenceId(0));
+  const std::vector<TokenId> tokens = tokens_of(12);
+  const auto record = session.feed(std::span(tokens).first(1), std::span(tokens).subspan(1), {});
+  ASSERT_TRUE(record);
+  const ModelSpec& spec = model->runtime->spec();
+  for (const TokenRecord& token : record->tokens) {
+    EXPECT_EQ(token.wall_ns, token.causes.total_ns());
+    EXPECT_EQ(token.vram_hits, 0u);
+    EXPECT_EQ(token.ram_hits + token.drive_reads, spec.n_moe_layers() * spec.router.n_used);
+  }
+  const PlacementCounts& placed = model->runtime->device_experts()->placements();
+  EXPECT_EQ(placed.ram_cpu + placed.drive_cpu, 0u);
+  EXPECT_EQ(placed.copied(), tokens.size() * spec.n_moe_layers() * spec.router.n_used);
+}
+
+// Real threads, a real file, and a bus of 20 ms a matrix: after the first copies the CPU does it.
+TEST(DeviceExpertsTest, ASlowBusLeavesExpertsToTheCpu) {
+  RuntimeOptions options = options_of(kModels[0]);
+  options.vram_bytes = kAmple;
+  options.promote = Promote::kOff;
+  SimDeviceModel card = instant_card();
+  card.copy_latency_ns = 20'000'000;
+  const auto model = open_with_device(options, {}, stand_in_kernels, card);
+  ASSERT_NE(model, nullptr);
+  const std::vector<TokenId> tokens = tokens_of(40);
+  EXPECT_TRUE(same_bits(decode_logits(*model->runtime, tokens), reference(options, tokens)));
+  const PlacementCounts& placed = model->runtime->device_experts()->placements();
+  EXPECT_LT(placed.copied() * 4, placed.ram_cpu + placed.drive_cpu);
 }
 
 TEST(DeviceExpertsTest, WhateverPays) {
