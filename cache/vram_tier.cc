@@ -116,6 +116,13 @@ bool VramTier::is_resident(LayerIndex layer, ExpertId expert) const {
   return slot != kAbsent && slots_[static_cast<uint32_t>(slot)].state == State::kResident;
 }
 
+uint32_t VramTier::resident_count(LayerIndex layer) const {
+  const uint32_t first = first_slot_[layer.value];
+  const auto slots = std::span(slots_).subspan(first, first_slot_[layer.value + 1] - first);
+  return static_cast<uint32_t>(std::count_if(
+      slots.begin(), slots.end(), [](const Slot& slot) { return slot.state == State::kResident; }));
+}
+
 std::span<const std::byte> VramTier::slot_memory(LayerIndex layer, ExpertId expert) const {
   const int32_t slot = slot_of_[place(layer, expert)];
   CHECK_GE(slot, 0);

@@ -107,6 +107,7 @@ class VramTier {
   // Of a resident: its slot's memory.
   std::span<const std::byte> slot_memory(LayerIndex layer, ExpertId expert) const;
   uint32_t resident_count() const { return n_resident_; }
+  uint32_t resident_count(LayerIndex layer) const;
 
   // Starts copying the expert's `matrices` (they must stay as they are until poll() names the
   // expert or the device is lost). `calls_expected` [n_experts]: of the layer's experts, over the

@@ -100,7 +100,8 @@ void ModelFlags::add_to(CLI::App& command) {
       ->capture_default_str();
   command
       .add_option("--prefetch", prefetch,
-                  "auto, off or always: read experts that the next layers will probably call")
+                  "auto, off or always: read experts that the next layers will probably call, and "
+                  "with --vram bring them there")
       ->capture_default_str();
   command
       .add_option("--cache-policy", cache_policy,

@@ -167,6 +167,7 @@ Json vram_json(const Runtime& runtime, uint64_t hits) {
           {"hits", hits},
           {"promotions", counters.promotions},
           {"promoted_bytes", counters.promoted_bytes},
+          {"nominated", experts == nullptr ? 0 : experts->nominated()},
           {"evictions", counters.evictions},
           {"unpaid", counters.unpaid},
           {"no_time", counters.no_time},

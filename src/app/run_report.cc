@@ -133,9 +133,12 @@ std::string experts_line(const Runtime& runtime, const TokenRecord& decode, size
   if (runtime.device_experts() == nullptr) return text;
   const VramTier& vram = runtime.device_experts()->vram();
   const VramCounters& counters = vram.counters();
-  text += fmt::format("vram     {}{} experts there, {} copied ({}), {} left again\n",
-                      vram.is_lost() ? "lost; " : "", vram.resident_count(), counters.promotions,
-                      format_bytes(counters.promoted_bytes), counters.evictions);
+  text += fmt::format(
+      "vram     {}{} experts there, {} copied ({}; {} before they were called), "
+      "{} left again\n",
+      vram.is_lost() ? "lost; " : "", vram.resident_count(), counters.promotions,
+      format_bytes(counters.promoted_bytes), runtime.device_experts()->nominated(),
+      counters.evictions);
   const PlacementCounts& placed = runtime.device_experts()->placements();
   return text + fmt::format(
                     "placed   not in VRAM: {} calls computed by the CPU, {} by the device "

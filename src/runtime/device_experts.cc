@@ -245,17 +245,39 @@ void DeviceExperts::promote(LayerIndex layer, const EventCosts& costs) {
   meter_.add_cpu(layer, costs.calls, costs.cpu_ns);
   if (options_.promote == Promote::kOff || vram_->is_lost() || left_.empty()) return;
   const CauseScope scope(parts_.timer, Cause::kPcie);
-  const int64_t saved_ns =
-      options_.promote == Promote::kAlways ? kPaysAlways : value_.saved_ns_per_call();
-  for (const ExpertCall& call : left_) bring(layer, call.expert, saved_ns);
+  for (const ExpertCall& call : left_)
+    bring(layer, call.expert, value_.calls_expected(layer), saved_ns());
+}
+
+int64_t DeviceExperts::saved_ns() const {
+  return options_.promote == Promote::kAlways ? kPaysAlways : value_.saved_ns_per_call();
+}
+
+bool DeviceExperts::wants_nominees(LayerIndex layer) const {
+  return options_.promote != Promote::kOff && !vram_->is_lost() && vram_->has_slots(layer) &&
+         vram_->resident_count(layer) != parts_.layout.n_experts();
+}
+
+// The coming call is one more than the past makes expect, as far as the guess is trusted.
+void DeviceExperts::nominate(LayerIndex layer, std::span<const Nominee> nominees) {
+  if (!wants_nominees(layer)) return;
+  const CauseScope scope(parts_.timer, Cause::kPcie);
+  take_arrivals();
+  const std::span<const double> past = value_.calls_expected(layer);
+  expected_.assign(past.begin(), past.end());
+  for (const Nominee& nominee : nominees)
+    expected_[nominee.expert.value] += static_cast<double>(nominee.right);
+  for (const Nominee& nominee : nominees)
+    nominated_ += bring(layer, nominee.expert, expected_, saved_ns()) ? 1 : 0;
 }
 
 // True: its copy has begun.
-bool DeviceExperts::bring(LayerIndex layer, ExpertId expert, int64_t saved_ns) {
+bool DeviceExperts::bring(LayerIndex layer, ExpertId expert, std::span<const double> calls_expected,
+                          int64_t saved_ns) {
+  if (vram_->is_resident(layer, expert)) return false;
   const std::optional<ExpertBytes> bytes = parts_.ram.hold(layer, expert);
   if (!bytes) return false;
-  const Promotion promotion =
-      vram_->promote(layer, expert, *bytes, value_.calls_expected(layer), saved_ns);
+  const Promotion promotion = vram_->promote(layer, expert, *bytes, calls_expected, saved_ns);
   if (promotion == Promotion::kStarted) {
     held_.push_back({layer, expert});
     return true;

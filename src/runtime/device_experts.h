@@ -8,6 +8,8 @@
 //                         done earliest (placement.h); the CPU computes the rest
 //              collect() ── waits for the device's, which stand in router order like everybody's
 //              promote() ── experts that the CPU computed may be copied to VRAM for the next time
+//   nominate(): before a layer is reached, experts in RAM that it will probably call (lookahead.h)
+//              may be copied to VRAM for that time
 //
 // A layer's hand-over is one block: the rows, and which expert takes which. It lies in pinned
 // memory that a kernel fetches, and results come back the same way, so that a layer doesn't stand
@@ -40,6 +42,12 @@
 #include "runtime/weights.h"
 
 namespace offstage {
+
+// An expert that a layer will call with this probability when it is reached.
+struct Nominee {
+  ExpertId expert;
+  float right = 0;
+};
 
 class DeviceExperts {
  public:
@@ -95,11 +103,17 @@ class DeviceExperts {
   // begin to be copied.
   void promote(LayerIndex layer, const EventCosts& costs);
 
+  // For layers that aren't in their event. Of the experts that VRAM hasn't got, those in RAM whose
+  // copy pays, the coming call included, begin to be copied.
+  bool wants_nominees(LayerIndex layer) const;
+  void nominate(LayerIndex layer, std::span<const Nominee> nominees);
+
   bool is_resident(LayerIndex layer, ExpertId expert) const {
     return vram_->is_resident(layer, expert);
   }
   bool is_lost() const { return vram_->is_lost(); }
-  uint64_t hits() const { return hits_; }  // calls whose experts were there
+  uint64_t hits() const { return hits_; }            // calls whose experts were there
+  uint64_t nominated() const { return nominated_; }  // promotions begun by nominate()
   const PlacementCounts& placements() const { return placed_; }
   const VramTier& vram() const { return *vram_; }
   const DeviceFacts& facts() const { return parts_.device->facts(); }
@@ -145,7 +159,9 @@ class DeviceExperts {
   Status wait();
   void release_guests();
   void release_all();
-  bool bring(LayerIndex layer, ExpertId expert, int64_t saved_ns);
+  int64_t saved_ns() const;
+  bool bring(LayerIndex layer, ExpertId expert, std::span<const double> calls_expected,
+             int64_t saved_ns);
   void take_arrivals();
   bool drain();
   void lose(const Error& error);
@@ -184,7 +200,8 @@ class DeviceExperts {
   uint32_t all_copied_ = 0;  // batches
   int64_t forward_began_ns_ = 0;
   bool is_decode_ = false;
-  uint64_t hits_ = 0;
+  std::vector<double> expected_;  // scratch of nominate()
+  uint64_t hits_ = 0, nominated_ = 0;
 };
 
 }  // namespace offstage

@@ -36,6 +36,7 @@ DeviceExperts::DeviceExperts(Parts parts, const Options& options)
   taken_.reserve(calls_max_);
   left_.reserve(parts_.layout.n_experts());
   here_.reserve(parts_.layout.n_experts());
+  expected_.reserve(parts_.layout.n_experts());
 }
 
 // Memory that work may still use, and all the rest, the device gives back in its own end.
@@ -197,9 +198,8 @@ void DeviceExperts::fill(const ExpertUsage& usage) {
     for (const uint32_t e : order) {
       if (filled == vram_->slots_per_layer() || expected[e] <= 0) break;
       vram_->token_done(kPaysAlways);
-      if (bring(layer, ExpertId(e), kPaysAlways) ||
-          (drain() && bring(layer, ExpertId(e), kPaysAlways)))
-        ++filled;
+      const auto brings = [&] { return bring(layer, ExpertId(e), expected, kPaysAlways); };
+      if (brings() || (drain() && brings())) ++filled;
     }
   }
   if (!drain()) return;

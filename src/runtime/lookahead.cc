@@ -65,6 +65,7 @@ Lookahead::Lookahead(const ModelSpec& spec, const Compute& compute, RamTier& tie
   const size_t named_max = size_t{kRowsMax} * spec.router.n_used;
   for (Open& open : open_) open.guesses.reserve(kHorizonMax * named_max);
   reads_.reserve(named_max);
+  nominees_.reserve(named_max);
 }
 
 std::span<const LayerForesight> Lookahead::layers(uint32_t ahead) const {
@@ -112,11 +113,16 @@ std::span<const uint16_t> Lookahead::poll(const LayerWeights& weights, const flo
 }
 
 bool Lookahead::wants(LayerIndex layer, uint32_t ahead) {
-  if (tier_.resident_count(layer) == spec_.router.n_experts) return false;
+  const bool can_read = tier_.resident_count(layer) != spec_.router.n_experts;
+  const bool can_copy = device_ != nullptr && device_->wants_nominees(layer);
+  if (!can_read && !can_copy) return false;
   LayerForesight& known = foresight(layer, ahead);
-  const bool fails = prefetch_ == Prefetch::kAuto && known.missing.samples() >= kRestSamples &&
-                     known.missing.estimate(kPriorRate, kPriorWeight) < kWorthReading / 2;
-  if (fails && ++known.skipped < kRestEvents) return false;
+  const auto fails = [](const RecentRate& rate) {
+    return rate.samples() >= kRestSamples &&
+           rate.estimate(kPriorRate, kPriorWeight) < kWorthReading / 2;
+  };
+  const bool is_vain = (!can_read || fails(known.missing)) && (!can_copy || fails(known.nominated));
+  if (prefetch_ == Prefetch::kAuto && is_vain && ++known.skipped < kRestEvents) return false;
   known.skipped = 0;
   return true;
 }
@@ -138,18 +144,30 @@ void Lookahead::guess(LayerIndex layer, uint32_t ahead, const LayerWeights& weig
     }
   }
   tier_.prefetch(layer, reads_, ahead);
+  if (device_ != nullptr) nominate(layer, ahead);
+}
+
+// All that is named: what is in VRAM already shouldn't leave it for another.
+void Lookahead::nominate(LayerIndex layer, uint32_t ahead) {
+  const float right = foresight(layer, ahead).nominated.estimate(kPriorRate, kPriorWeight);
+  nominees_.clear();
+  for (const Guess& guess : open_for(layer).guesses)
+    if (guess.ahead == ahead) nominees_.push_back({guess.expert, right});
+  device_->nominate(layer, nominees_);
 }
 
 void Lookahead::name(LayerIndex layer, uint32_t ahead, uint32_t rank, ExpertId expert) {
   std::vector<Guess>& guesses = open_for(layer).guesses;
   bool resident = tier_.is_at_hand(layer, expert);
+  bool in_vram = device_ != nullptr && device_->is_resident(layer, expert);
   const bool has_slot = resident;
   for (const Guess& guess : guesses) {
     if (guess.expert != expert) continue;
     if (guess.ahead == ahead) return;  // another row named it
     resident = guess.resident;         // if it has a slot now, the earlier guess gave it that
+    in_vram = guess.in_vram;
   }
-  guesses.push_back({expert, ahead, rank, resident});
+  guesses.push_back({expert, ahead, rank, resident, in_vram});
   if (!has_slot && worth_reading(layer, ahead, rank)) reads_.push_back(expert);
 }
 
@@ -172,6 +190,7 @@ void Lookahead::learn(LayerIndex layer, std::span<const ExpertCall> calls) {
     LayerForesight& known = foresight(layer, guess.ahead);
     ++known.guesses;
     known.guessed_hits += hit ? 1 : 0;
+    if (device_ != nullptr && !guess.in_vram) known.nominated.add(hit);
     if (guess.resident) continue;
     known.missing.add(hit);
     ranks_[rank_place(layer, guess.ahead, guess.rank)].add(hit);

@@ -15,8 +15,11 @@
 // wrong read that it is still busy with when the layer calls others delays those. How much right
 // reads save and wrong ones lose is measured too, and a drive that has no idle time raises the bar
 // until nothing is read. A router that can't be guessed switches the reads off by itself, and most
-// of the guessing too. An oracle (route_replay.h) may guess in
-// the gate's place. Decode thread only; never changes a bit of a result.
+// of the guessing too.
+//
+// Beside a device, what is guessed and isn't in VRAM is nominated for it: if it is in RAM and the
+// device finds that its copy pays, it is there before it is called. An oracle (route_replay.h) may
+// guess in the gate's place. Decode thread only; never changes a bit of a result.
 #pragma once
 
 #include <array>
@@ -28,6 +31,7 @@
 #include "cache/ram_tier.h"
 #include "model/spec.h"
 #include "runtime/compute.h"
+#include "runtime/device_experts.h"
 #include "runtime/foresight.h"
 #include "runtime/gate_guess.h"
 #include "runtime/options.h"
@@ -54,6 +58,7 @@ struct LayerForesight {
   uint64_t guesses = 0;       // experts named, events × n_used
   uint64_t guessed_hits = 0;  // of them called
   RecentRate missing;         // of those that weren't resident: called?
+  RecentRate nominated;       // of those that VRAM hadn't, if there is a device: called?
   uint32_t skipped = 0;       // events since the last guess
 };
 
@@ -83,12 +88,14 @@ class Lookahead {
   // From now on guesses are what the oracle foretells; whoever measures prefetching apart from the
   // gate's merit wants that.
   void set_oracle(const Foresight* oracle) { oracle_ = oracle; }
+  // From now on guesses are nominated for its memory.
+  void set_device(DeviceExperts* device) { device_ = device; }
 
   // `next`, counted among the layers with experts, is the layer to be reached next; `weights` are
   // its own and those of the layers after it. Guesses the calls of as many layers as the horizon
   // has from the stream as it is now, x [n_rows][hidden], and starts reading those that are worth
-  // it. Does nothing without prefetch, for wide steps, for layers that are wholly resident, and
-  // mostly nothing for those whose guesses fail.
+  // it. Does nothing without prefetch, for wide steps, for layers whose experts can't come nearer,
+  // and mostly nothing for those whose guesses fail.
   void look(LayerIndex next, std::span<const LayerWeights> weights, const float* x,
             uint32_t n_rows);
   // By expert: how many of some rows, spread over a prompt's chunk x [n_rows][hidden], would call
@@ -107,6 +114,7 @@ class Lookahead {
     uint32_t ahead = 1;     // how many layers before its layer it was made
     uint32_t rank = 0;      // place in the guess
     bool resident = false;  // when it was first named
+    bool in_vram = false;   // likewise
   };
   // The guesses for one layer that is still to come, from all distances.
   struct Open {
@@ -118,6 +126,7 @@ class Lookahead {
   void guess(LayerIndex layer, uint32_t ahead, const LayerWeights& weights, const float* x,
              uint32_t n_rows);
   void name(LayerIndex layer, uint32_t ahead, uint32_t rank, ExpertId expert);
+  void nominate(LayerIndex layer, uint32_t ahead);
   bool worth_reading(LayerIndex layer, uint32_t ahead, uint32_t rank);
   void count_late();
   void move_horizon();
@@ -133,6 +142,7 @@ class Lookahead {
   Prefetch prefetch_;
   GateGuess gate_;
   const Foresight* oracle_ = nullptr;
+  DeviceExperts* device_ = nullptr;
   uint32_t n_layers_;
 
   uint32_t horizon_ = 1;
@@ -150,6 +160,7 @@ class Lookahead {
   std::vector<RecentRate> ranks_;       // [kHorizonMax][layer][n_used]: those not resident
   std::array<Open, kHorizonMax> open_;  // by layer modulo kHorizonMax
   std::vector<ExpertId> reads_;         // scratch of guess()
+  std::vector<Nominee> nominees_;       // scratch of nominate()
   std::vector<uint8_t> is_called_;      // scratch of learn(), by expert
   std::vector<uint16_t> votes_;         // scratch of poll(), by expert
 };

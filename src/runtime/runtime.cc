@@ -370,6 +370,7 @@ void Runtime::open_vram(Notices& notices) {
   }
   device_experts_ = std::move(*experts);
   device_experts_->fill(usage_);
+  lookahead_->set_device(&*device_experts_);
 }
 
 VramState Runtime::vram_state() const {
