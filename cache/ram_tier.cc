@@ -37,6 +37,7 @@ RamTier::RamTier(RamTierParts parts)
       keep_(parts_.layout.n_experts(), 0),
       residents_(parts_.layout.n_layers(), 0),
       held_(parts_.layout.n_layers(), 0),
+      adopting_(parts_.layout.n_layers(), 0),
       done_(parts_.reads_max),
       hashes_(parts_.reads_max) {
   CHECK_GE(parts_.reads_max, kExpertMatrices);
@@ -122,7 +123,7 @@ void RamTier::plan_what_stays(std::vector<ExpertCall>& newcomers) {
 }
 
 uint32_t RamTier::share(LayerIndex layer) const {
-  const uint32_t kept = parts_.plan.kept_per_layer[layer.value];
+  const uint32_t kept = parts_.plan.kept_per_layer[layer.value] - adopting_[layer.value];
   return phase_ == Phase::kPrefill ? kept - parts_.plan.lent_in_prefill(layer) : kept;
 }
 
@@ -356,21 +357,6 @@ void RamTier::evict(LayerIndex layer, SlotIndex slot) {
   --residents_[layer.value];
   ++counters_.evictions;
   parts_.pool.clear(slot);
-}
-
-bool RamTier::evict_one(LayerIndex layer) {
-  std::vector<ExpertId> candidates, doubled;
-  for (uint32_t e = 0; e < parts_.layout.n_experts(); ++e) {
-    const int32_t slot = slot_of_[place(layer, ExpertId(e))];
-    if (slot == kAbsent || needed_[e]) continue;
-    if (parts_.pool[SlotIndex(static_cast<uint32_t>(slot))].state != SlotState::kVerified) continue;
-    candidates.push_back(ExpertId(e));
-    if (is_elsewhere(layer, ExpertId(e))) doubled.push_back(ExpertId(e));
-  }
-  if (candidates.empty()) return false;
-  const ExpertId victim = parts_.policy.victim(layer, doubled.empty() ? candidates : doubled);
-  evict(layer, SlotIndex(static_cast<uint32_t>(slot_of_[place(layer, victim)])));
-  return true;
 }
 
 void RamTier::end() {

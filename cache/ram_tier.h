@@ -64,6 +64,7 @@ struct ReadyExpert {
 
 // An expert's gate, up and down.
 using ExpertBytes = std::array<std::span<const std::byte>, kExpertMatrices>;
+using ExpertSpace = std::array<std::span<std::byte>, kExpertMatrices>;
 
 class RamTier;
 
@@ -102,6 +103,7 @@ struct TierCounters {
   uint64_t prefetch_wasted_bytes = 0;  // read in vain
   uint64_t preloads = 0;               // experts read by preload()
   uint64_t preload_bytes = 0;
+  uint64_t adopted = 0;  // experts that a faster tier gave up
 };
 
 // What guesses made from one distance were worth, matrix by matrix: time that the drive had worked
@@ -176,6 +178,16 @@ class RamTier {
   std::optional<ExpertBytes> hold(LayerIndex layer, ExpertId expert);
   void release(LayerIndex layer, ExpertId expert);
 
+  // A faster tier gives the expert up: where its bytes may be written, until adopted(). Nothing if
+  // it is here, if its layer is in its event or can't spare another slot, if none of the layer's
+  // residents is worth less to the policy (what the faster tier has is worth nothing), or if it
+  // doesn't pay: asked with the resident that has to leave, or with none.
+  using Pays = std::function<bool(std::optional<ExpertId> leaves)>;
+  std::optional<ExpertSpace> adopt(LayerIndex layer, ExpertId expert, const Pays& pays);
+  // They are written: held against the index, and the expert is resident. False: they are wrong
+  // (announced), or it was read in the meantime. Without adopted() the slot stays out of use.
+  bool adopted(LayerIndex layer, ExpertId expert);
+
   const TierCounters& counters() const { return counters_; }
   uint32_t resident_count(LayerIndex layer) const;
   // Has a slot: called in an event before, or guessed.
@@ -203,6 +215,11 @@ class RamTier {
     int64_t served_ns = 0, known_ns = 0, idle_since_ns = 0;
   };
   struct Preload;
+  struct Adoption {  // a slot in READING that nobody finds yet
+    LayerIndex layer;
+    ExpertId expert;
+    SlotIndex slot;
+  };
 
   std::vector<ExpertCall> take_calls(std::span<const ExpertCall> calls);
   void start_missing(std::span<const ExpertCall> newcomers);
@@ -239,6 +256,9 @@ class RamTier {
   std::vector<Preload> take_slots_for(std::span<const ExpertPlace> experts);
   void evict(LayerIndex layer, SlotIndex slot);
   bool evict_one(LayerIndex layer);
+  std::optional<ExpertId> least_worth(LayerIndex layer) const;
+  bool can_hold_more(LayerIndex layer) const;
+  bool is_as_read(SlotIndex slot);
   ReadyExpert ready_expert(SlotIndex slot) const;
   std::span<const std::byte> matrix_bytes(SlotIndex slot, ExpertMatrix matrix) const;
   size_t place(LayerIndex layer, ExpertId expert) const;
@@ -253,6 +273,8 @@ class RamTier {
   std::vector<uint8_t> keep_;        // by expert: stays when computed
   std::vector<uint32_t> residents_;  // by layer
   std::vector<uint32_t> held_;       // by layer: hold() without release()
+  std::vector<uint32_t> adopting_;   // by layer: adopt() without adopted()
+  std::vector<Adoption> adoptions_;
 
   // The event.
   bool in_event_ = false;

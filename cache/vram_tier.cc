@@ -172,21 +172,34 @@ Status VramTier::set_entry(LayerIndex layer, ExpertId expert, const std::byte* s
   return parts_.device.launch(std::move(work));
 }
 
-// One after the other; with all taken, the one whose kernels were launched first.
-VramTier::Slot& VramTier::next_visitor() {
-  return slots_[first_slot_.back() + n_visits_++ % plan_.visitors];
+// Clears the entry of who leaves, and brings it away if somebody has a place for it. What is copied
+// to the device from now on begins when nothing can read the slot any more.
+Status VramTier::make_way(Slot& slot) {
+  Device& device = parts_.device;
+  OFFSTAGE_TRY_VOID(set_entry(slot.layer, slot.expert, nullptr));
+  OFFSTAGE_TRY(DeviceMark free, device.mark(DeviceStream::kCompute));
+  std::optional<ExpertSpace> space;
+  if (slot.state == State::kResident && parts_.keep) space = parts_.keep(slot.layer, slot.expert);
+  if (space) {
+    OFFSTAGE_TRY_VOID(device.order(DeviceStream::kToHost, free));
+    for (size_t m = 0; m < kExpertMatrices; ++m)
+      OFFSTAGE_TRY_VOID(device.copy(DeviceStream::kToHost, (*space)[m].data(),
+                                    slot.memory + offsets_[slot.layer.value][m],
+                                    (*space)[m].size()));
+    OFFSTAGE_TRY(free, device.mark(DeviceStream::kToHost));
+    slot.kept = {slot.layer, slot.expert};
+    ++counters_.demotions;
+    counters_.demoted_bytes += expert_bytes(slot.layer);
+  }
+  return device.order(DeviceStream::kToDevice, free);
 }
 
-// Clears the entry of who leaves; the copy begins when nothing that was launched can read the slot.
 Status VramTier::start_copy(Slot& slot, LayerIndex layer, const ExpertBytes& matrices) {
   Device& device = parts_.device;
   for (size_t m = 0; m < kExpertMatrices; ++m)
     CHECK_EQ(matrices[m].size(), plan_.matrix_bytes[layer.value][m]);
-  if (slot.state != State::kEmpty) {
-    OFFSTAGE_TRY_VOID(set_entry(slot.layer, slot.expert, nullptr));
-    OFFSTAGE_TRY(const DeviceMark cleared, device.mark(DeviceStream::kCompute));
-    OFFSTAGE_TRY_VOID(device.order(DeviceStream::kToDevice, cleared));
-  }
+  slot.kept.reset();
+  if (slot.state != State::kEmpty) OFFSTAGE_TRY_VOID(make_way(slot));
   for (size_t m = 0; m < kExpertMatrices; ++m)
     OFFSTAGE_TRY_VOID(device.copy(DeviceStream::kToDevice, slot.memory + offsets_[layer.value][m],
                                   matrices[m].data(), matrices[m].size()));
@@ -226,71 +239,6 @@ Promotion VramTier::promote(LayerIndex layer, ExpertId expert, const ExpertBytes
   copy_credit_ns_ -= cost_ns;
   begin_slot(*slot, layer, expert, State::kCopying);
   return Promotion::kStarted;
-}
-
-Visit VramTier::visit(LayerIndex layer, ExpertId expert, const ExpertBytes& matrices,
-                      std::span<const double> calls_expected) {
-  if (lost_) return Visit::kLost;
-  if (!has_slots(layer) || plan_.visitors == 0 || slot_of_[place(layer, expert)] != kAbsent)
-    return Visit::kRefused;
-  Slot* slot = calls_expected.empty() ? nullptr : place_for(layer, calls_expected);
-  const bool stays =
-      slot != nullptr && (slot->state == State::kEmpty ||
-                          calls_expected[slot->expert.value] < calls_expected[expert.value]);
-  if (!stays) slot = &next_visitor();
-  const bool waits = slot->state == State::kResident;  // for kernels that read it
-  Status status = start_copy(*slot, layer, matrices);
-  if (status) {
-    begin_slot(*slot, layer, expert, stays ? State::kCopying : State::kVisiting);
-    status = let_in(*slot);
-  }
-  if (!status) {
-    lose(status.error());
-    return Visit::kLost;
-  }
-  // Of copies that wait the time isn't the bus's alone.
-  if (std::exchange(slot->had_the_bus, false) && !waits) {
-    timed_ = {slot->arrived, slot->bytes, slot->begun_ns};
-  } else if (timed_ && !timed_->is_over) {
-    timed_->is_over = waits;
-    if (!waits) timed_ = {slot->arrived, timed_->bytes + slot->bytes, timed_->begun_ns};
-  }
-  return stays ? Visit::kStays : Visit::kLeaves;
-}
-
-// What is launched from now on waits for the copy, on the device, and then finds the expert.
-Status VramTier::let_in(Slot& slot) {
-  OFFSTAGE_TRY_VOID(parts_.device.order(DeviceStream::kCompute, slot.arrived));
-  return set_entry(slot.layer, slot.expert, slot.memory);
-}
-
-void VramTier::end_burst() {
-  if (timed_) timed_->is_over = true;
-}
-
-// A caller that sleeps until the copies are there knows to the wake-up how long they took; poll()
-// knows only what its looks bracket.
-Status VramTier::await_burst(int64_t timeout_ns) {
-  if (lost_ || !timed_) return {};
-  const Burst burst = *std::exchange(timed_, std::nullopt);
-  OFFSTAGE_TRY(const bool there, parts_.device.reached(burst.arrived));
-  if (!there) OFFSTAGE_TRY_VOID(parts_.device.wait(burst.arrived, timeout_ns));
-  const int64_t most_ns = parts_.clock.now_ns() - burst.begun_ns;
-  learn_speed(burst.bytes, there ? 0 : most_ns, most_ns);
-  return {};
-}
-
-void VramTier::end_visits() {
-  timed_.reset();
-  n_visits_ = 0;
-  if (lost_) return;
-  for (Slot& slot : std::span(slots_).subspan(first_slot_.back())) {
-    if (slot.state != State::kVisiting) continue;
-    if (const Status cleared = set_entry(slot.layer, slot.expert, nullptr); !cleared)
-      return lose(cleared.error());
-    leave(slot);
-  }
-  if (copying_.empty()) bus_free_ns_ = std::min(bus_free_ns_, parts_.clock.now_ns());
 }
 
 void VramTier::leave(Slot& slot) {
@@ -336,6 +284,7 @@ Status VramTier::take_arrivals() {
     slot.state = State::kResident;
     ++n_resident_;
     arrived_.push_back({slot.layer, slot.expert});
+    if (slot.kept) departed_.push_back(*slot.kept);
     if (slot.had_the_bus)
       learn_speed(slot.bytes, slot.not_before_ns - slot.begun_ns,
                   parts_.clock.now_ns() - slot.begun_ns);
@@ -364,6 +313,7 @@ void VramTier::learn_speed(uint64_t bytes, int64_t least_ns, int64_t most_ns) {
 
 std::span<const ExpertPlace> VramTier::poll() {
   arrived_.clear();
+  departed_.clear();
   if (lost_) return {};
   if (const Status status = take_arrivals(); !status) lose(status.error());
   return arrived_;
@@ -374,6 +324,7 @@ void VramTier::lose(const Error& error) {
   lost_ = true;
   n_resident_ = 0;
   arrived_.clear();
+  departed_.clear();
   copying_.clear();
   timed_.reset();
   std::fill(slot_of_.begin(), slot_of_.end(), kAbsent);

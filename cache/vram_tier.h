@@ -61,6 +61,9 @@ struct VramParts {
   const Clock& clock;
   Notices& notices;
   DeviceKernels::Kernel<gpu::SetSlotArgs> set_slot;
+  // Asked before an expert leaves for another: where it is to be copied to first. Nothing: it is
+  // dropped. The space must stay until departed() names the expert; for good if the tier is lost.
+  std::function<std::optional<ExpertSpace>(LayerIndex, ExpertId)> keep = {};
 };
 
 enum class Promotion : uint8_t {
@@ -83,6 +86,7 @@ enum class Visit : uint8_t {
 struct VramCounters {
   uint64_t promotions = 0, promoted_bytes = 0, evictions = 0;  // visitors that stay among them
   uint64_t visits = 0;                                         // that leave
+  uint64_t demotions = 0, demoted_bytes = 0;                   // evictions that were kept elsewhere
   uint64_t unpaid = 0, no_time = 0, busy = 0;
 };
 
@@ -131,6 +135,8 @@ class VramTier {
 
   // Experts that have arrived since: resident from now on, and their slots in RAM may be given up.
   std::span<const ExpertPlace> poll();
+  // Experts that the last poll() saw copied to where VramParts::keep wanted them.
+  std::span<const ExpertPlace> departed() const { return departed_; }
   // Experts on their way, oldest first.
   bool is_copying() const { return !copying_.empty(); }
   // A token took that long: a share of it may be spent on copies.
@@ -151,6 +157,7 @@ class VramTier {
     ExpertId expert;
     uint64_t bytes = 0;
     DeviceMark arrived;
+    std::optional<ExpertPlace> kept;  // who left for it and was copied away, which comes first
     int64_t begun_ns = 0;
     int64_t not_before_ns = 0;  // when it was last seen not to have arrived
     bool had_the_bus = false;   // no other copy was under way when it began
@@ -175,6 +182,7 @@ class VramTier {
   int64_t copy_ns(uint64_t bytes) const;
   Status set_entry(LayerIndex layer, ExpertId expert, const std::byte* slot);
   Status start_copy(Slot& slot, LayerIndex layer, const ExpertBytes& matrices);
+  Status make_way(Slot& slot);
   void leave(Slot& slot);
   void begin_slot(Slot& slot, LayerIndex layer, ExpertId expert, State state);
   Status let_in(Slot& slot);
@@ -196,7 +204,7 @@ class VramTier {
   static constexpr int32_t kAbsent = -1;
   std::vector<int32_t> slot_of_;   // [layer][expert] → slot that is COPYING or RESIDENT
   std::vector<uint32_t> copying_;  // slots, in the order of their copies
-  std::vector<ExpertPlace> arrived_;
+  std::vector<ExpertPlace> arrived_, departed_;
   double copy_ns_per_byte_;
   int64_t bus_free_ns_ = 0;
   std::optional<Burst> timed_;

@@ -80,6 +80,12 @@ void HashIndex::settle(Piece& piece, PieceHash hash) {
   dirty_ = true;
 }
 
+bool HashIndex::agrees(PieceId id, PieceHash hash) const {
+  const Piece& piece = pieces_[place_of(id)];
+  return (piece.state == State::kProvisional || piece.state == State::kConfirmed) &&
+         piece.hash == hash;
+}
+
 HashVerdict HashIndex::judge(PieceId id, PieceHash hash) {
   Piece& piece = pieces_[place_of(id)];
   switch (piece.state) {

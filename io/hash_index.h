@@ -57,6 +57,8 @@ class HashIndex {
   // deciding read: its hash must equal one of the two (then kConfirmed), else kMismatch, and the
   // piece goes on waiting. A mismatch never changes what is known.
   HashVerdict judge(PieceId piece, PieceHash hash);
+  // Whether a copy of what was read before is still that. Teaches nothing: it is no read.
+  bool agrees(PieceId piece, PieceHash hash) const;
   // Sets a piece as confirmed (inspect --verify, pack).
   void confirm(PieceId piece, PieceHash hash);
 

@@ -39,6 +39,7 @@ constexpr std::array kPromote = {std::pair("auto", Promote::kAuto), std::pair("o
 constexpr std::array kPlacement = {std::pair("auto", Placement::kAuto),
                                    std::pair("cpu", Placement::kCpu),
                                    std::pair("copy", Placement::kCopy)};
+constexpr std::array kDemote = {std::pair("auto", true), std::pair("off", false)};
 constexpr std::array kRecord = {std::pair("token", RecordLevel::kToken),
                                 std::pair("layer", RecordLevel::kLayer),
                                 std::pair("read", RecordLevel::kRead)};
@@ -158,6 +159,10 @@ void ModelFlags::add_device_flags(CLI::App& command) {
                   "auto, cpu or copy: experts that VRAM hasn't got are computed where the layer is "
                   "done earliest, by the CPU, or by the GPU after a copy")
       ->group("Development");
+  command
+      .add_option("--demote", demote,
+                  "auto or off: experts that leave VRAM go to RAM where that pays, or are dropped")
+      ->group("Development");
   command.add_option("--device-fault", device_fault, "make the simulated GPU fail")->group("");
 }
 
@@ -196,6 +201,7 @@ Result<RuntimeOptions> ModelFlags::parse() const {
   OFFSTAGE_TRY(options.device, one_of("--device", device, kDevice));
   OFFSTAGE_TRY(options.promote, one_of("--promote", promote, kPromote));
   OFFSTAGE_TRY(options.placement, one_of("--placement", placement, kPlacement));
+  OFFSTAGE_TRY(options.demote, one_of("--demote", demote, kDemote));
   options.device_fault = device_fault;
   options.context = context;
   options.threads = threads;

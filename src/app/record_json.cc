@@ -169,6 +169,7 @@ Json vram_json(const Runtime& runtime, uint64_t hits) {
           {"promoted_bytes", counters.promoted_bytes},
           {"nominated", experts == nullptr ? 0 : experts->nominated()},
           {"evictions", counters.evictions},
+          {"demotions", counters.demotions},
           {"unpaid", counters.unpaid},
           {"no_time", counters.no_time},
           {"busy", counters.busy},

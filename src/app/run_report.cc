@@ -135,10 +135,10 @@ std::string experts_line(const Runtime& runtime, const TokenRecord& decode, size
   const VramCounters& counters = vram.counters();
   text += fmt::format(
       "vram     {}{} experts there, {} copied ({}; {} before they were called), "
-      "{} left again\n",
+      "{} left again, {} of them to RAM\n",
       vram.is_lost() ? "lost; " : "", vram.resident_count(), counters.promotions,
       format_bytes(counters.promoted_bytes), runtime.device_experts()->nominated(),
-      counters.evictions);
+      counters.evictions, counters.demotions);
   const PlacementCounts& placed = runtime.device_experts()->placements();
   return text + fmt::format(
                     "placed   not in VRAM: {} calls computed by the CPU, {} by the device "

@@ -286,10 +286,25 @@ bool DeviceExperts::bring(LayerIndex layer, ExpertId expert, std::span<const dou
   return false;
 }
 
+// Who leaves VRAM will be called again and is nowhere else. In RAM it saves the reads of its calls,
+// less those of the calls of who leaves there, for the time of another copy.
+std::optional<ExpertSpace> DeviceExperts::keep(LayerIndex layer, ExpertId expert) {
+  const std::span<const double> expected = value_.calls_expected(layer);
+  return parts_.ram.adopt(layer, expert, [&](std::optional<ExpertId> leaves) {
+    if (options_.promote == Promote::kAlways) return true;
+    const double calls = expected[expert.value] - (leaves ? expected[leaves->value] : 0.0);
+    return calls * static_cast<double>(meter_.drive_ns()) >
+           static_cast<double>(vram_->copy_ns(layer));
+  });
+}
+
 void DeviceExperts::take_arrivals() {
   if (held_.empty()) return;
   const CauseScope scope(parts_.timer, Cause::kPcie);
-  for (const ExpertPlace& arrived : vram_->poll()) {
+  const std::span<const ExpertPlace> arrivals = vram_->poll();
+  for (const ExpertPlace& departed : vram_->departed())
+    parts_.ram.adopted(departed.layer, departed.expert);
+  for (const ExpertPlace& arrived : arrivals) {
     parts_.ram.release(arrived.layer, arrived.expert);
     held_.erase(held_.begin());  // they arrive in the order in which they were brought
   }

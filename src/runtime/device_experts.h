@@ -8,6 +8,7 @@
 //                         done earliest (placement.h); the CPU computes the rest
 //              collect() ── waits for the device's, which stand in router order like everybody's
 //              promote() ── experts that the CPU computed may be copied to VRAM for the next time
+//              Who leaves for it goes back to RAM, where that has something colder and it pays.
 //   nominate(): before a layer is reached, experts in RAM that it will probably call (lookahead.h)
 //              may be copied to VRAM for that time
 //
@@ -68,6 +69,7 @@ class DeviceExperts {
     uint32_t rows_max = 1;
     Promote promote = Promote::kAuto;
     Placement placement = Placement::kAuto;
+    bool demote = true;
     int64_t deadline_ns = 0;  // of a layer's experts, and of a copy
   };
 
@@ -159,6 +161,7 @@ class DeviceExperts {
   Status wait();
   void release_guests();
   void release_all();
+  std::optional<ExpertSpace> keep(LayerIndex layer, ExpertId expert);
   int64_t saved_ns() const;
   bool bring(LayerIndex layer, ExpertId expert, std::span<const double> calls_expected,
              int64_t saved_ns);

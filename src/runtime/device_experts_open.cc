@@ -50,8 +50,10 @@ Result<std::unique_ptr<DeviceExperts>> DeviceExperts::create(Parts parts, const 
 
 Status DeviceExperts::open() {
   OFFSTAGE_TRY(VramPlan plan, this->plan());
-  auto vram = VramTier::create(
-      {*parts_.device, parts_.clock, parts_.notices, parts_.kernels.set_slot}, std::move(plan));
+  VramParts parts = {*parts_.device, parts_.clock, parts_.notices, parts_.kernels.set_slot};
+  if (options_.demote)
+    parts.keep = [this](LayerIndex layer, ExpertId expert) { return keep(layer, expert); };
+  auto vram = VramTier::create(std::move(parts), std::move(plan));
   if (!vram && vram.error().code == ErrorCode::kBudget)
     return make_error(ErrorCode::kBudget, "{}; a forward works in {} bytes beside them",
                       vram.error().message, working_bytes());

@@ -92,6 +92,7 @@ struct RuntimeOptions {
   DeviceKind device = DeviceKind::kAuto;
   Promote promote = Promote::kAuto;
   Placement placement = Placement::kAuto;
+  bool demote = true;        // what leaves VRAM may go to RAM instead of being read again
   std::string device_fault;  // of the simulated device (gpu/sim_device.h), for tests; empty: none
   int64_t device_deadline_ns = 10'000'000'000;  // of a layer's experts, and of a copy
   bool mlock = false;  // what the plan holds never leaves RAM; an error where that isn't allowed

@@ -358,6 +358,7 @@ void Runtime::open_vram(Notices& notices) {
   options.rows_max = std::min(options_.n_sequences, kDeviceRowsMax);
   options.promote = options_.promote;
   options.placement = options_.placement;
+  options.demote = options_.demote;
   options.deadline_ns = options_.device_deadline_ns;
   auto experts = DeviceExperts::create(
       {std::move(device_.device), std::move(device_.kernels), spec(), dense_->weights(), *layout_,

@@ -3,120 +3,16 @@
 #include "cache/vram_tier.h"
 
 #include <gmock/gmock.h>
-#include <gtest/gtest.h>
 
-#include <array>
-#include <cstring>
+#include <algorithm>
 
-#include "gpu/sim_device.h"
+#include "tests/cache/vram_rig.h"
 
 namespace offstage {
 namespace {
 
 using ::testing::HasSubstr;
-
-constexpr uint32_t kLayers = 2, kExperts = 4;
-constexpr uint64_t kExpertBytes = 1024, kTableBytes = 256;
-constexpr std::array<uint64_t, kExpertMatrices> kMatrixBytes = {512, 256, 256};
-constexpr int64_t kCopyNs = 3 * 1'000 + 1'024;  // latency of each matrix, 1 byte a ns
-constexpr int64_t kDeadlineNs = 5'000'000;
-
-SimDeviceModel small_card() {
-  SimDeviceModel model;
-  model.memory_bytes = 1 << 20;
-  model.memory_bytes_per_s = 1'000'000'000;
-  model.pcie_bytes_per_s = 1'000'000'000;
-  model.copy_latency_ns = 1'000;
-  model.launch_latency_ns = 10;
-  return model;
-}
-
-struct Rig {
-  explicit Rig(std::vector<SimDeviceFault> faults = {}, uint64_t slots = 2, uint32_t visitors = 0)
-      : device(small_card(), clock, std::move(faults)) {
-    VramPlan plan;
-    plan.budget_bytes = kTableBytes + (kLayers * slots + visitors) * kExpertBytes;
-    plan.visitors = visitors;
-    plan.n_experts = kExperts;
-    plan.matrix_bytes.assign(kLayers, kMatrixBytes);
-    plan.copy_deadline_ns = kDeadlineNs;
-    plan.copy_bytes_per_s = 1'000'000'000;
-    auto created = VramTier::create({device, clock, notices, write_entry}, plan);
-    if (!created) {
-      refusal = created.error();
-      return;
-    }
-    tier = std::move(*created);
-    settle();
-    tier->token_done(1'000'000'000);  // credit enough
-    ram = *device.allocate_pinned(kExperts * kExpertBytes);
-    for (uint32_t e = 0; e < kExperts; ++e)
-      std::memset(ram + e * kExpertBytes, static_cast<int>(e + 1), kExpertBytes);
-  }
-
-  static gpu::CallStatus write_entry(gpu::StreamHandle, const gpu::SetSlotArgs& args) {
-    *args.entry = args.slot;
-    return {};
-  }
-  void settle() { clock.advance_ns(1'000'000); }
-  Promotion promote(uint32_t expert, std::vector<double> calls = {4, 3, 2, 1},
-                    int64_t saved_ns = 10'000) {
-    return tier->promote(LayerIndex(1), ExpertId(expert), matrices_of(expert), calls, saved_ns);
-  }
-  Visit visit(uint32_t expert, std::vector<double> calls = {4, 3, 2, 1}) {
-    return tier->visit(LayerIndex(1), ExpertId(expert), matrices_of(expert), calls);
-  }
-  ExpertBytes matrices_of(uint32_t expert) const {
-    ExpertBytes matrices;
-    const std::byte* next = ram + expert * kExpertBytes;
-    for (size_t m = 0; m < kExpertMatrices; next += kMatrixBytes[m++])
-      matrices[m] = {next, kMatrixBytes[m]};
-    return matrices;
-  }
-  // Promoted, and there.
-  void bring(uint32_t expert) {
-    ASSERT_EQ(promote(expert), Promotion::kStarted);
-    settle();
-    ASSERT_EQ(tier->poll().size(), 1u);
-    ASSERT_TRUE(tier->is_resident(LayerIndex(1), ExpertId(expert)));
-    settle();
-  }
-  // What a kernel that runs over the layer's table sees: per expert its first byte, 0 where null.
-  // It takes a long time, and uses all slots.
-  void launch_reader(std::vector<int>* seen, std::optional<uint32_t> visitor = {}) {
-    DeviceWork work;
-    work.name = "reader";
-    work.bytes = 100'000;
-    const auto* table = tier->table(LayerIndex(1));
-    work.ranges = {{reinterpret_cast<const std::byte*>(table), kExperts * sizeof(*table)}};
-    for (uint32_t e = 0; e < kExperts; ++e)
-      if (table[e] != nullptr) work.ranges.push_back({table[e], kExpertBytes});
-    if (visitor) work.ranges.push_back(tier->slot_memory(LayerIndex(1), ExpertId(*visitor)));
-    work.launch = [table, seen](gpu::StreamHandle) {
-      seen->clear();
-      for (uint32_t e = 0; e < kExperts; ++e) {
-        seen->push_back(table[e] == nullptr ? 0 : static_cast<int>(table[e][0]));
-        EXPECT_TRUE(table[e] == nullptr || table[e][0] == table[e][kExpertBytes - 1]);
-      }
-      return gpu::CallStatus{};
-    };
-    ASSERT_TRUE(device.launch(std::move(work)));
-  }
-  std::vector<int> read() {
-    std::vector<int> seen;
-    launch_reader(&seen);
-    settle();
-    EXPECT_TRUE(device.mark(DeviceStream::kCompute));  // what is over has happened
-    return seen;
-  }
-
-  ManualClock clock;
-  Notices notices;
-  SimDevice device;
-  std::unique_ptr<VramTier> tier;
-  std::optional<Error> refusal;
-  std::byte* ram = nullptr;
-};
+using namespace testing::vram;
 
 TEST(VramTier, AnExpertIsThereOnceItsCopyHasArrived) {
   Rig rig;
@@ -243,86 +139,53 @@ TEST(VramTier, WhatCopiesCostIsLearnedFromThem) {
   EXPECT_EQ(rig.promote(3, {0, 0, 0, 1}, 1'800), Promotion::kStarted);
 }
 
-// Two slots of residents that are called more, two of visitors: each visitor is seen by its own
-// reader, which the third's copy waits for, and the simulated device ends the program for a race.
-TEST(VramTier, VisitorsAreSeenByWhatIsLaunchedAfterThem) {
-  Rig rig({}, 1, 2);
-  rig.bring(0);
-  std::vector<int> seen[3];
-  for (uint32_t e = 1; e < 4; ++e) {
-    ASSERT_EQ(rig.visit(e), Visit::kLeaves);
-    rig.launch_reader(&seen[e - 1], e);
-  }
-  EXPECT_EQ(rig.visit(0), Visit::kRefused);
-  EXPECT_EQ(rig.visit(3), Visit::kRefused);
-  EXPECT_FALSE(rig.tier->is_resident(LayerIndex(1), ExpertId(3)));
-  EXPECT_TRUE(rig.tier->await_burst(kDeadlineNs));
-  rig.settle();
+// A reader is still at it when the expert is told to leave, and the newcomer's copy must wait until
+// it is away: for a race the simulated device ends the program.
+TEST(VramTier, WhoLeavesIsBroughtAwayFirst) {
+  Rig rig({}, 1, 1);
+  rig.bring(3);
+  rig.room = *rig.device.allocate_pinned(kExpertBytes);
+  std::vector<int> seen;
+  rig.launch_reader(&seen);
+  ASSERT_EQ(rig.promote(0), Promotion::kStarted);
+  EXPECT_EQ(rig.left, (std::vector<uint32_t>{3}));
+  rig.clock.advance_ns(100'000 + kCopyNs);
   EXPECT_TRUE(rig.tier->poll().empty());
-  EXPECT_TRUE(rig.device.mark(DeviceStream::kCompute));  // what is over has happened
-  EXPECT_EQ(seen[0], (std::vector<int>{1, 2, 0, 0}));
-  EXPECT_EQ(seen[1], (std::vector<int>{1, 2, 3, 0}));
-  EXPECT_EQ(seen[2], (std::vector<int>{1, 0, 3, 4}));
-  rig.tier->end_visits();
+  EXPECT_TRUE(rig.tier->departed().empty());
+  rig.settle();
+  ASSERT_EQ(rig.tier->poll().size(), 1u);
+  ASSERT_EQ(rig.tier->departed().size(), 1u);
+  EXPECT_EQ(rig.tier->departed()[0].layer, LayerIndex(1));
+  EXPECT_EQ(rig.tier->departed()[0].expert, ExpertId(3));
+  EXPECT_EQ(std::count(rig.room, rig.room + kExpertBytes, std::byte{4}), 1024);
+  EXPECT_EQ(seen, (std::vector<int>{0, 0, 0, 4}));
+  EXPECT_EQ(rig.tier->counters().demotions, 1u);
+  EXPECT_EQ(rig.tier->counters().demoted_bytes, kExpertBytes);
   rig.settle();
   EXPECT_EQ(rig.read(), (std::vector<int>{1, 0, 0, 0}));
-  EXPECT_EQ(rig.tier->counters().visits, 3u);
-  EXPECT_EQ(rig.tier->counters().promotions, 1u);
-  EXPECT_EQ(rig.visit(2), Visit::kLeaves);
+  // A visitor leaves like a guest, and an expert nobody has room for is dropped.
+  ASSERT_EQ(rig.visit(1, {}), Visit::kLeaves);
+  rig.settle();
+  rig.tier->end_visits();
+  rig.settle();
+  rig.room = nullptr;
+  ASSERT_EQ(rig.promote(1, {1, 9, 0, 0}), Promotion::kStarted);
+  EXPECT_EQ(rig.left, (std::vector<uint32_t>{3, 0}));
+  rig.settle();
+  EXPECT_EQ(rig.tier->poll().size(), 1u);
+  EXPECT_TRUE(rig.tier->departed().empty());
+  EXPECT_EQ(rig.tier->counters().demotions, 1u);
 }
 
-TEST(VramTier, AVisitorThatIsCalledMoreThanWhoLeavesStays) {
-  Rig rig({}, 1, 1);
-  EXPECT_EQ(rig.visit(3, {}), Visit::kLeaves);  // nobody says that any should stay
+TEST(VramTier, ADepartureThatFailsEndsTheTier) {
+  Rig rig({{SimDeviceFaultKind::kCopyError, 4, 1}}, 1);  // the first matrix brought away
+  rig.bring(3);
+  rig.room = *rig.device.allocate_pinned(kExpertBytes);
+  ASSERT_EQ(rig.promote(0), Promotion::kStarted);
   rig.settle();
-  rig.tier->end_visits();
-  ASSERT_EQ(rig.visit(3), Visit::kStays);  // the slot is empty
-  std::vector<int> seen;
-  rig.launch_reader(&seen, 3);
-  rig.settle();
-  ASSERT_EQ(rig.tier->poll().size(), 1u);
-  EXPECT_EQ(seen, (std::vector<int>{0, 0, 0, 4}));
-  EXPECT_EQ(rig.visit(2, {4, 3, 1, 1}), Visit::kLeaves);
-  rig.settle();
-  rig.tier->end_visits();
-  EXPECT_EQ(rig.visit(2), Visit::kStays);
-  rig.settle();
-  ASSERT_EQ(rig.tier->poll().size(), 1u);
-  rig.tier->end_visits();
-  rig.settle();
-  EXPECT_EQ(rig.read(), (std::vector<int>{0, 0, 3, 0}));
-  EXPECT_EQ(rig.tier->counters().evictions, 1u);
-}
-
-TEST(VramTier, WhoSleepsForAVisitorKnowsWhatACopyTakes) {
-  Rig rig({}, 1, 2);
-  rig.bring(0);
-  const int64_t believed_ns = rig.tier->copy_ns(LayerIndex(1));
-  const int64_t free_ns = rig.clock.now_ns();
-  ASSERT_EQ(rig.visit(1), Visit::kLeaves);
-  ASSERT_EQ(rig.visit(2), Visit::kLeaves);
-  EXPECT_EQ(rig.tier->bus_free_ns(), free_ns + 2 * believed_ns);
-  rig.tier->end_burst();
-  rig.clock.advance_ns(100);
-  ASSERT_EQ(rig.visit(3), Visit::kLeaves);
-  ASSERT_TRUE(rig.tier->await_burst(kDeadlineNs));
-  EXPECT_EQ(rig.clock.now_ns(), free_ns + 2 * kCopyNs);
-  EXPECT_EQ(rig.tier->copy_ns(LayerIndex(1)), believed_ns + (kCopyNs - believed_ns) / 4);
-  ASSERT_TRUE(rig.tier->await_burst(kDeadlineNs));  // once an event
-  EXPECT_EQ(rig.clock.now_ns(), free_ns + 2 * kCopyNs);
-  rig.settle();
-  rig.tier->end_visits();
-  EXPECT_LE(rig.tier->bus_free_ns(), rig.clock.now_ns());
-}
-
-TEST(VramTier, AVisitorWhoseCopyFailsEndsTheTier) {
-  Rig rig({{SimDeviceFaultKind::kCopyError, 2, 1}}, 1, 1);
-  ASSERT_EQ(rig.visit(3, {}), Visit::kLeaves);
-  const Status status = rig.tier->await_burst(kDeadlineNs);
-  ASSERT_FALSE(status);
-  rig.tier->lose(status.error());
-  rig.tier->end_visits();
-  EXPECT_EQ(rig.visit(2), Visit::kLost);
+  EXPECT_TRUE(rig.tier->poll().empty());
+  EXPECT_TRUE(rig.tier->departed().empty());
+  EXPECT_TRUE(rig.tier->is_lost());
 }
 
 TEST(VramTier, LayersWithoutKernelsGetNoSlots) {

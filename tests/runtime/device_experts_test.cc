@@ -281,6 +281,40 @@ TEST(DeviceExpertsTest, ASlowBusLeavesExpertsToTheCpu) {
   EXPECT_LT(placed.copied() * 4, placed.ram_cpu + placed.drive_cpu);
 }
 
+// VRAM for a third of the experts, RAM for less than the others. Nothing is guessed and the device
+// takes no time, so that the reads don't depend on the machine.
+TEST(DeviceExpertsTest, WhatLeavesVramGoesToRamAndNeedsNoRead) {
+  RuntimeOptions options = options_of(kModels[0]);
+  options.prefetch = Prefetch::kOff;
+  options.cache_policy = "lru";
+  options.placement = Placement::kCpu;
+  const auto file = ModelFile::open(options.model_path);
+  ASSERT_TRUE(file);
+  const uint64_t experts = (*file)->expert_layout().total_expert_bytes();
+  const auto probe = open_model(options);
+  ASSERT_NE(probe, nullptr);
+  options.ram_bytes = probe->runtime->plan().floor_bytes + experts / 2 + kSomeSlots;
+  const std::vector<TokenId> tokens = tokens_of(60);
+  const std::vector<float> expected = reference(options, tokens);
+  uint64_t reads[2];
+  for (const bool demote : {false, true}) {
+    options.vram_bytes = experts / 3 + kWorking;
+    options.demote = demote;
+    const auto model = open_with_device(options);
+    ASSERT_NE(model, nullptr);
+    EXPECT_TRUE(same_bits(decode_logits(*model->runtime, tokens), expected));
+    const VramCounters& counters = model->runtime->device_experts()->vram().counters();
+    const TierCounters& tier = model->runtime->tier().counters();
+    reads[demote] = tier.drive_reads;
+    EXPECT_EQ(counters.demotions > 0, demote);
+    EXPECT_EQ(tier.adopted > 0, demote);
+    EXPECT_LE(tier.adopted, counters.demotions);
+    fmt::print("{} experts left VRAM, {} for RAM; {} reads\n", counters.evictions,
+               counters.demotions, tier.drive_reads);
+  }
+  EXPECT_LT(reads[1], reads[0]);
+}
+
 TEST(DeviceExpertsTest, WhateverPays) {
   RuntimeOptions options = options_of(kModels[0]);
   options.vram_bytes = kAmple;
