@@ -13,7 +13,7 @@
 namespace offstage {
 namespace {
 
-constexpr uint32_t kTileTokens = 6;       // see matmul_k_avx512.cc
+constexpr uint32_t kTileTokens = 6;      // see matmul_k_avx512.cc
 constexpr size_t kPrefetchBytes = 8192;  // likewise
 
 // The largest run is Q8_0's: 8 · 34 bytes.
