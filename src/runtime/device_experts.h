@@ -3,9 +3,8 @@
 //   call():    take() ── of the called experts those in VRAM are the device's: launched at once
 //              RamTier::begin() with the others
 //   compute(): the others as RAM and drive bring them on
-//              place() ── some may be copied for this call, and computed there, so that the layer
-//              is
-//                         done earliest (placement.h); the CPU computes the rest
+//              place() ── some may be copied for this call, and computed there, so that the
+//              layer is done earliest (placement.h); the CPU computes the rest
 //              collect() ── waits for the device's, which stand in router order like everybody's
 //              promote() ── experts that the CPU computed may be copied to VRAM for the next time
 //              Who leaves for it goes back to RAM, where that has something colder and it pays.
