@@ -48,18 +48,19 @@ class LookaheadTest : public ::testing::Test {
   void look(LayerIndex next) {
     const auto weights = std::span(model_->runtime->weights().layers).subspan(next.value);
     guesses_before_ = named(next);
+    guess_ = guess_of(next);  // now: it takes time, in which what is guessed would be read
     lookahead_->look(next, weights, x_.data(), 1);
   }
   uint64_t named(LayerIndex layer) const { return lookahead_->layers()[layer.value].guesses; }
 
-  // The layer's event; it calls what its router makes of the stream, or nothing of that.
+  // The event of the layer that was looked at; it calls what its router makes of the stream, or
+  // nothing of that.
   void visit(LayerIndex layer, bool right) {
     Runtime& runtime = *model_->runtime;
     const ModelSpec& spec = runtime.spec();
-    const std::vector<ExpertId> guess = guess_of(layer);
     std::vector<ExpertCall> calls;
     for (uint32_t e = 0; e < spec.router.n_experts && calls.size() < spec.router.n_used; ++e) {
-      const bool guessed = std::find(guess.begin(), guess.end(), ExpertId(e)) != guess.end();
+      const bool guessed = std::find(guess_.begin(), guess_.end(), ExpertId(e)) != guess_.end();
       if (guessed == right) calls.push_back({ExpertId(e), 1});
     }
     runtime.tier().begin(layer, calls, Phase::kDecode);
@@ -101,6 +102,7 @@ class LookaheadTest : public ::testing::Test {
   Rng rng_{7};
   uint32_t steps_ = 0, guesses_ = 0;
   uint64_t guesses_before_ = 0;
+  std::vector<ExpertId> guess_;
 };
 
 TEST_F(LookaheadTest, RightGuessesAreReadAndUseful) {
