@@ -90,9 +90,10 @@ std::pair<int64_t, int> serve(Drive& drive, uint32_t bytes, int64_t now_ns, Rng&
   const int64_t lone_ns = model.channel_bytes_per_s == 0 ? 0 : moved_ns(model.channel_bytes_per_s);
   const auto jitter_ns =
       static_cast<int64_t>(exponential(rng) * static_cast<double>(model.jitter_ns));
-  drive.bus_free_ns = std::max(drive.bus_free_ns, begin_ns) + transfer_ns * slower;
-  int64_t end_ns =
-      std::max(drive.bus_free_ns, begin_ns + (model.latency_ns + jitter_ns + lone_ns) * slower);
+  const int64_t found_ns = begin_ns + model.latency_ns * slower;
+  drive.bus_free_ns =
+      std::max(drive.bus_free_ns, found_ns) + (model.request_ns + transfer_ns) * slower;
+  int64_t end_ns = std::max(drive.bus_free_ns, found_ns + lone_ns * slower) + jitter_ns * slower;
   int err = 0;
   for (const SimSpell& spell : model.spells) {
     if (spell.err == 0 || spell.begin_ns <= begin_ns || spell.begin_ns >= end_ns) continue;

@@ -30,15 +30,17 @@ struct SimSpell {
   int err = 0;
 };
 
-// A read takes latency + jitter (exponential with that mean) + its bytes at the channel's speed on
-// one of the drive's channels, and its bytes share one bus. The defaults are those of an NVMe drive
-// of the consumer kind.
+// A read takes one of the drive's channels for its latency, then for its bytes at the channel's
+// speed, then for jitter (exponential with that mean). All channels' bytes share one bus, of which
+// every read takes request_ns besides: what limits the reads a second of short ones. The defaults
+// are those of an NVMe drive of the consumer kind.
 struct SimDrive {
   uint32_t channels = 32;  // reads that it works on at once, 1 ...
   int64_t latency_ns = 80'000;
   int64_t jitter_ns = 20'000;
   uint64_t bytes_per_s = 3'000'000'000;
   uint64_t channel_bytes_per_s = 0;  // that a lone read gets; 0: as much as all together
+  int64_t request_ns = 0;            // of the bus for each read, whatever its length
   std::vector<SimSpell> spells = {};
 };
 

@@ -24,23 +24,24 @@ void print_profile(const HardwareProfile& profile) {
   fmt::print("  RAM      {:>8.1f} GB/s read\n", profile.ram_read_bytes_per_s / 1e9);
   fmt::print("  hashing  {:>8.1f} GB/s a thread\n", profile.hash_bytes_per_s / 1e9);
   fmt::print(
-      "  hand-out {:>8.1f} us, a layer's bookkeeping {:.1f} us and {:.1f} a read, a choice of "
+      "  hand-out {:>8.1f} us, of a product {:.1f} us more, a layer's bookkeeping {:.1f} us and "
+      "{:.1f} a read, a choice of "
       "token {:.1f} us, "
       "waking "
       "after a read {:.1f} us\n",
-      static_cast<double>(profile.dispatch_ns) / 1e3, static_cast<double>(profile.event_ns) / 1e3,
-      static_cast<double>(profile.miss_ns) / 1e3, static_cast<double>(profile.token_ns) / 1e3,
-      static_cast<double>(profile.wake_ns) / 1e3);
+      static_cast<double>(profile.dispatch_ns) / 1e3, static_cast<double>(profile.product_ns) / 1e3,
+      static_cast<double>(profile.event_ns) / 1e3, static_cast<double>(profile.miss_ns) / 1e3,
+      static_cast<double>(profile.token_ns) / 1e3, static_cast<double>(profile.wake_ns) / 1e3);
   fmt::print("  beside reads, arithmetic takes {:.2f} times as long\n",
              profile.slowdown_beside_reads);
   for (const DriveSpeed& drive : profile.drives)
     fmt::print(
-        "  drive    {:>8.2f} GB/s ({}), blocks of {} at depth {}; one alone {:.2f} GB/s; {:.2f} "
-        "GB/s in "
-        "its slowest second, p99 of a read {:.1f} ms, idle {:.2f} ms\n",
+        "  drive    {:>8.2f} GB/s ({}), blocks of {} at depth {}; one alone {:.2f} GB/s; {:.0f} us "
+        "for a request beside its bytes; {:.2f} GB/s in its slowest second, p99 of a read {:.1f} "
+        "ms, idle {:.2f} ms\n",
         drive.bytes_per_s / 1e9, drive.name, format_bytes(drive.block_bytes), drive.depth,
-        drive.lone_bytes_per_s / 1e9, drive.slowest_second / 1e9,
-        static_cast<double>(drive.read_p99_ns) / 1e6,
+        drive.lone_bytes_per_s / 1e9, static_cast<double>(drive.request_ns) / 1e3,
+        drive.slowest_second / 1e9, static_cast<double>(drive.read_p99_ns) / 1e6,
         static_cast<double>(drive.latency_ns + drive.jitter_ns) / 1e6);
   fmt::print("  {:<8} {:>14} {:>20}\n", "format", "one row, GB/s", "prompt, G products/s");
   for (const KernelSpeed& kernel : profile.kernels)

@@ -30,8 +30,9 @@ constexpr uint32_t kWidth = 2048;  // of a row: whole blocks of every format
 constexpr uint32_t kPromptRows = 32;
 constexpr uint32_t kPromptWeightRows = 256;
 constexpr int kTurnsMin = 3, kTurnsMax = 64;
-constexpr size_t kHashBytes = 1u << 20;  // about an expert's matrix
-constexpr int kDispatches = 50;          // in a turn
+constexpr size_t kProductBytes = 512u << 10;  // an attention's or a few experts' matrices
+constexpr size_t kHashBytes = 1u << 20;       // about an expert's matrix
+constexpr int kDispatches = 50;               // in a turn
 constexpr int64_t kShareNs = 10'000;
 // As a float of any width a plain number: products of denormal ones would take their own time.
 constexpr int kFill = 0x3C;
@@ -78,6 +79,8 @@ class Products {
     x_ = compute_.quantise(format, x.data(), n_rows, kWidth, aligned);
     out_.resize(size_t{n_rows} * weights_.rows);
   }
+  // From now on the weights lie there.
+  void move_to(std::span<const std::byte> memory) { weights_.data = memory.data(); }
   void run() { compute_.matmul(weights_, x_, n_rows_, out_.data()); }
   double weight_bytes() const {
     return static_cast<double>(weights_.rows * row_bytes(weights_.type, kWidth));
@@ -127,6 +130,21 @@ int64_t dispatch_ns(const CpuTrialParts& parts) {
   return std::max<int64_t>(ns / kDispatches - kShareNs, 0);
 }
 
+// What a short product takes beyond its bytes at the speed of long ones: until the weights flow and
+// the last worker has its share.
+int64_t product_ns(const CpuTrialParts& parts, double bytes_per_s) {
+  const size_t bytes = std::min(kProductBytes, parts.memory.size());
+  const size_t places = parts.memory.size() / bytes;
+  Products products(parts, TensorType::kQ4_K, bytes, 1);
+  size_t next = 0;
+  const int64_t ns = median_ns(parts.clock, parts.format_ns, [&] {
+    products.move_to(parts.memory.subspan(next++ % places * bytes, bytes));
+    products.run();
+  });
+  const double flowing_ns = products.weight_bytes() * 1e9 / bytes_per_s;
+  return std::max<int64_t>(ns - static_cast<int64_t>(flowing_ns), 0);
+}
+
 // A greedy choice among so many logits.
 int64_t sample_ns(const CpuTrialParts& parts) {
   SamplerOptions greedy;
@@ -172,6 +190,8 @@ void try_cpu(const CpuTrialParts& parts, HardwareProfile& profile, Notices& noti
     profile.kernels.push_back(
         {type, decode_bytes_per_s(parts, type), prefill_params_per_s(parts, type)});
   }
+  const KernelSpeed flowing = profile.kernel_of(TensorType::kQ4_K, notices);
+  profile.product_ns = product_ns(parts, flowing.decode_bytes_per_s);
 }
 
 }  // namespace offstage

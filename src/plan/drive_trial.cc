@@ -13,6 +13,17 @@ namespace {
 constexpr int64_t kPatienceNs = 60'000'000'000;
 constexpr int64_t kSecondNs = 1'000'000'000;
 
+// A time over a length in bytes.
+struct Line {
+  double begin_ns = 0, byte_ns = 0;  // ≥ 0
+};
+
+Line line_through(uint32_t bytes, double ns, uint32_t more_bytes, double more_ns) {
+  if (more_bytes <= bytes) return {ns, 0};
+  const double byte_ns = std::max((more_ns - ns) / (more_bytes - bytes), 0.0);
+  return {std::max(ns - bytes * byte_ns, 0.0), byte_ns};
+}
+
 class Trial {
  public:
   Trial(IoEngine& engine, const Clock& clock, const DriveTrialShape& shape)
@@ -123,6 +134,23 @@ Result<DriveTrial> try_drive(IoEngine& engine, const Clock& clock, const DriveTr
                       "memory",
                       shape.depth, shape.block_bytes, shape.range_bytes, shape.memory.size());
   return Trial(engine, clock, aligned).run();
+}
+
+void fit_drive(const DriveTrials& trials, DriveSpeed& drive) {
+  drive.bytes_per_s = trials.loaded.bytes_per_s;
+  drive.slowest_second = trials.loaded.slowest_second;
+  drive.read_p99_ns = trials.loaded.p99_ns;
+  const Line busy =
+      line_through(kShortReadBytes, kShortReadBytes * 1e9 / trials.crowd.bytes_per_s,
+                   kLongerReadBytes, kLongerReadBytes * 1e9 / trials.longer_crowd.bytes_per_s);
+  drive.request_ns = static_cast<int64_t>(busy.begin_ns);
+  const auto alone_ns = [](const DriveTrial& trial) { return static_cast<double>(trial.mean_ns); };
+  const Line alone = line_through(kShortReadBytes, alone_ns(trials.idle), drive.block_bytes,
+                                  alone_ns(trials.lone));
+  drive.lone_bytes_per_s = alone.byte_ns > 0 ? 1e9 / alone.byte_ns : 0;
+  drive.jitter_ns = std::max<int64_t>(trials.idle.mean_ns - trials.idle.least_ns, 0);
+  drive.latency_ns = std::max<int64_t>(
+      static_cast<int64_t>(alone.begin_ns) - drive.jitter_ns - drive.request_ns, 0);
 }
 
 }  // namespace offstage

@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/result.h"
 #include "io/engine.h"
+#include "plan/hardware_profile.h"
 
 namespace offstage {
 
@@ -26,6 +27,10 @@ struct DriveTrialShape {
   std::span<std::byte> memory;  // kSectorBytes-aligned, ≥ block_bytes × depth
 };
 
+// Two lengths tell what a read costs from what its bytes cost.
+inline constexpr uint32_t kShortReadBytes = 64u << 10;
+inline constexpr uint32_t kLongerReadBytes = 256u << 10;
+
 struct DriveTrial {
   uint64_t reads = 0;
   double bytes_per_s = 0;             // over all of it
@@ -35,9 +40,19 @@ struct DriveTrial {
   int64_t wake_ns = 0;  // from a read's end until whoever slept for it is awake, median
 };
 
+struct DriveTrials {
+  DriveTrial idle, lone;           // one at a time: short reads, blocks
+  DriveTrial crowd, longer_crowd;  // many at once: short reads, longer ones
+  DriveTrial loaded;               // blocks at the depth that the drive likes, for long
+};
+
 // Errors: kInvalidArgument (a range or memory smaller than a read), kIo (a read failed), kDeadline
 // (nothing came for a minute). After an error reads may still be with the engine: destroy it before
 // the memory.
 Result<DriveTrial> try_drive(IoEngine& engine, const Clock& clock, const DriveTrialShape& shape);
+
+// The numbers of the simulated drive (io/sim.h) that would have answered so; `drive` has the block
+// and the depth of the trials.
+void fit_drive(const DriveTrials& trials, DriveSpeed& drive);
 
 }  // namespace offstage

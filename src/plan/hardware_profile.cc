@@ -100,6 +100,7 @@ DriveSpeed read_drive(ObjectReader reader) {
   reader.number("bytes_per_s", drive.bytes_per_s, 1, kSpeedMax);
   if (reader.has("lone_bytes_per_s"))
     reader.number("lone_bytes_per_s", drive.lone_bytes_per_s, 0, kSpeedMax);
+  if (reader.has("request_ns")) reader.number("request_ns", drive.request_ns, 0, kTimeMax);
   reader.number("latency_ns", drive.latency_ns, 0, kTimeMax);
   reader.number("jitter_ns", drive.jitter_ns, 0, kTimeMax);
   reader.number("channels", drive.channels, 1, 4096);
@@ -124,6 +125,7 @@ void read_cpu(ObjectReader reader, HardwareProfile& profile, Status& status) {
   reader.number("dispatch_ns", profile.dispatch_ns, 0, kTimeMax);
   reader.number("event_ns", profile.event_ns, 0, kTimeMax);
   reader.number("token_ns", profile.token_ns, 0, kTimeMax);
+  if (reader.has("product_ns")) reader.number("product_ns", profile.product_ns, 0, kTimeMax);
   if (reader.has("miss_ns")) reader.number("miss_ns", profile.miss_ns, 0, kTimeMax);
   if (reader.has("wake_ns")) reader.number("wake_ns", profile.wake_ns, 0, kTimeMax);
   reader.number("slowdown_beside_reads", profile.slowdown_beside_reads, 1, 100);
@@ -137,11 +139,16 @@ void read_cpu(ObjectReader reader, HardwareProfile& profile, Status& status) {
 }  // namespace
 
 SimDrive DriveSpeed::simulated() const {
+  const double block_ns = static_cast<double>(block_bytes) * 1e9 / bytes_per_s;
+  // Of a block's time at most half is its request's, whatever a profile says.
+  const double each_ns = std::min(static_cast<double>(request_ns), block_ns / 2);
+  const double transfer_bytes_per_s = static_cast<double>(block_bytes) * 1e9 / (block_ns - each_ns);
   return {.channels = channels,
           .latency_ns = latency_ns,
           .jitter_ns = jitter_ns,
-          .bytes_per_s = static_cast<uint64_t>(bytes_per_s),
-          .channel_bytes_per_s = static_cast<uint64_t>(lone_bytes_per_s)};
+          .bytes_per_s = static_cast<uint64_t>(transfer_bytes_per_s),
+          .channel_bytes_per_s = static_cast<uint64_t>(lone_bytes_per_s),
+          .request_ns = static_cast<int64_t>(each_ns)};
 }
 
 KernelSpeed HardwareProfile::kernel_of(TensorType type, Notices& notices) const {
@@ -207,6 +214,7 @@ std::string profile_text(const HardwareProfile& profile) {
     drives.push_back({{"name", drive.name},
                       {"bytes_per_s", drive.bytes_per_s},
                       {"lone_bytes_per_s", drive.lone_bytes_per_s},
+                      {"request_ns", drive.request_ns},
                       {"latency_ns", drive.latency_ns},
                       {"jitter_ns", drive.jitter_ns},
                       {"channels", drive.channels},
@@ -223,6 +231,7 @@ std::string profile_text(const HardwareProfile& profile) {
        {{"threads", profile.threads},
         {"hash_bytes_per_s", profile.hash_bytes_per_s},
         {"dispatch_ns", profile.dispatch_ns},
+        {"product_ns", profile.product_ns},
         {"event_ns", profile.event_ns},
         {"miss_ns", profile.miss_ns},
         {"token_ns", profile.token_ns},

@@ -7,15 +7,17 @@
 //    "machine": "two-core EPYC, virtio disk", "date": "2026-11-22T14:03:11Z",
 //    "ram": {"bytes": 25769803776, "read_bytes_per_s": 25e9},
 //    "cpu": {"threads": 2, "hash_bytes_per_s": 12e9, "dispatch_ns": 3000, "event_ns": 4000,
-//            "miss_ns": 3000, "token_ns": 60000, "wake_ns": 40000, "slowdown_beside_reads": 1.15,
+//            "product_ns": 5000, "miss_ns": 3000, "token_ns": 60000, "wake_ns": 40000,
+//            "slowdown_beside_reads": 1.15,
 //            "kernels": [{"type": "Q4_K", "decode_bytes_per_s": 21e9,
 //                         "prefill_params_per_s": 45e9}]},
 //    "drives": [{"name": "vda", "bytes_per_s": 1.3e9, "lone_bytes_per_s": 0.9e9,
-//                "latency_ns": 180000, "jitter_ns": 90000, "channels": 32, "block_bytes": 1048576,
-//                "depth": 16, "slowest_second": 1.1e9, "read_p99_ns": 21000000}]}
+//                "request_ns": 20000, "latency_ns": 180000, "jitter_ns": 90000, "channels": 32,
+//                "block_bytes": 1048576, "depth": 16, "slowest_second": 1.1e9,
+//                "read_p99_ns": 21000000}]}
 //
-// `wake_ns`, `miss_ns` and `lone_bytes_per_s` came later: 0 where a profile has none. The last two
-// say how steady the drive was; forecasts don't use them.
+// `wake_ns`, `miss_ns`, `product_ns`, `lone_bytes_per_s` and `request_ns` came later: 0 where a
+// profile has none. A drive's last two say how steady it was; forecasts don't use them.
 //
 // `kernels` without a type that a model has: the slowest one's speed stands in, announced by
 // kernel_of(). Who wants another machine edits the file.
@@ -48,6 +50,7 @@ struct DriveSpeed {
   std::string name;
   double bytes_per_s = 0;       // random reads of block_bytes at depth, sustained
   double lone_bytes_per_s = 0;  // of a read that is alone, beyond its latency; 0: not known
+  int64_t request_ns = 0;       // of the drive's time for each read, beside its bytes
   int64_t latency_ns = 0;       // of a read that finds the drive idle, without its transfer
   int64_t jitter_ns = 0;        // mean of what is added to it
   uint32_t channels = 32;       // reads that it works on at once
@@ -66,6 +69,7 @@ struct HardwareProfile {
   uint32_t threads = 0;
   double hash_bytes_per_s = 0;       // of each thread
   int64_t dispatch_ns = 0;           // to hand work out to the workers and have it back
+  int64_t product_ns = 0;            // of a product with one row, beside its bytes and its hand-out
   int64_t event_ns = 0;              // a layer's bookkeeping in the cache, all called being there
   int64_t miss_ns = 0;               // beyond it for every expert that is read
   int64_t token_ns = 0;              // the choice of a token among kLogitsChosenAmong

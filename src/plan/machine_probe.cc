@@ -23,9 +23,9 @@ constexpr uint64_t kFileBytesMin = 16ull << 20;
 constexpr uint64_t kFileBytesGood = 1ull << 30;  // more than a drive has memory for
 constexpr uint32_t kReadBytes = 1u << 20;  // about an expert's matrix; the probe tries shorter ones
 constexpr uint32_t kDepthMax = 32;
-constexpr int64_t kLatencyNs = 300'000'000;
-constexpr uint32_t kLatencyBytes = 64u << 10;  // so few that their transfer hardly shows
-constexpr size_t kMatrixBytes = 8u << 20;      // multiplied while the drive reads
+constexpr int64_t kTrialNs = 300'000'000;
+constexpr uint32_t kCrowd = 16;  // reads at once that keep a drive busy however short they are
+constexpr size_t kMatrixBytes = 8u << 20;  // multiplied while the drive reads
 
 std::string processor_name() {
   std::ifstream file("/proc/cpuinfo");
@@ -99,53 +99,45 @@ class MachineProbe {
     quick.seed = static_cast<uint64_t>(clock_.now_ns());
     quick.memory = memory_;
     OFFSTAGE_TRY(const DriveProfile asked, probe_drive(*engine, clock_, quick));
+    DriveSpeed drive;
+    drive.name = drive_name(path);
+    drive.block_bytes = asked.block_bytes;
+    drive.depth = asked.depth;
+    drive.channels = kDepthMax;
     DriveTrialShape shape;
     shape.range_bytes = file_bytes;
-    shape.block_bytes = kLatencyBytes;
     shape.memory = memory_;
-    shape.time_ns = kLatencyNs;
     shape.seed = quick.seed + 1;
-    OFFSTAGE_TRY(const DriveTrial idle, try_drive(*engine, clock_, shape));
-    shape.block_bytes = asked.block_bytes;
-    OFFSTAGE_TRY(const DriveTrial lone, try_drive(*engine, clock_, shape));
-    shape.depth = asked.depth;
-    shape.time_ns = options_.drive_ns;
-    OFFSTAGE_TRY(const DriveTrial loaded, try_drive(*engine, clock_, shape));
-    add_drive(path, asked, {idle, lone, loaded});
-    profile_.wake_ns = std::max(profile_.wake_ns, idle.wake_ns);
+    OFFSTAGE_TRY(const DriveTrials trials, try_reads(*engine, shape, drive));
+    fit_drive(trials, drive);
+    profile_.drives.push_back(std::move(drive));
+    profile_.wake_ns = std::max(profile_.wake_ns, trials.idle.wake_ns);
     if (profile_.drives.size() == 1) OFFSTAGE_TRY_VOID(measure_slowdown(*engine, path, file_bytes));
     return {};
   }
 
-  struct DriveTrials {
-    const DriveTrial &idle, &lone, &loaded;  // short reads, one long one at a time, many
-  };
-
-  // The simulated drive (io/sim.h): a latency, exponential jitter on it, the speed at which one
-  // read's bytes come, and a bus for those of all.
-  void add_drive(const std::string& path, const DriveProfile& asked, const DriveTrials& trials) {
-    const auto& [idle, lone, loaded] = trials;
-    DriveSpeed drive;
-    drive.name = drive_name(path);
-    drive.bytes_per_s = loaded.bytes_per_s;
-    drive.slowest_second = loaded.slowest_second;
-    drive.block_bytes = asked.block_bytes;
-    drive.depth = asked.depth;
-    drive.channels = kDepthMax;
-    drive.latency_ns = idle.least_ns;
-    drive.jitter_ns = std::max<int64_t>(idle.mean_ns - idle.least_ns, 0);
-    drive.read_p99_ns = loaded.p99_ns;
-    const int64_t moved_ns = lone.mean_ns - drive.latency_ns - drive.jitter_ns;
-    if (moved_ns > 0)
-      drive.lone_bytes_per_s =
-          static_cast<double>(asked.block_bytes) * 1e9 / static_cast<double>(moved_ns);
-    profile_.drives.push_back(std::move(drive));
+  Result<DriveTrials> try_reads(IoEngine& engine, DriveTrialShape shape, const DriveSpeed& drive) {
+    DriveTrials trials;
+    const auto take = [&](DriveTrial& trial, uint32_t block_bytes, uint32_t depth,
+                          int64_t time_ns) -> Status {
+      shape.block_bytes = block_bytes;
+      shape.depth = depth;
+      shape.time_ns = time_ns;
+      OFFSTAGE_TRY(trial, try_drive(engine, clock_, shape));
+      return {};
+    };
+    OFFSTAGE_TRY_VOID(take(trials.idle, kShortReadBytes, 1, kTrialNs));
+    OFFSTAGE_TRY_VOID(take(trials.lone, drive.block_bytes, 1, kTrialNs));
+    OFFSTAGE_TRY_VOID(take(trials.crowd, kShortReadBytes, kCrowd, kTrialNs));
+    OFFSTAGE_TRY_VOID(take(trials.longer_crowd, kLongerReadBytes, kCrowd, kTrialNs));
+    OFFSTAGE_TRY_VOID(take(trials.loaded, drive.block_bytes, drive.depth, options_.drive_ns));
+    return trials;
   }
 
   // The same products alone and while the drive reads at its depth into memory that is hashed.
   Status measure_slowdown(IoEngine& engine, const std::string& path, uint64_t file_bytes) {
     CpuTrialParts alone = {*kernels_, workers_, clock_, memory_.first(kMatrixBytes)};
-    alone.format_ns = kLatencyNs;
+    alone.format_ns = kTrialNs;
     const double alone_bytes_per_s = decode_bytes_per_s(alone, TensorType::kQ4_K);
     const DriveSpeed& drive = profile_.drives.front();
     const std::span<std::byte> target = memory_.subspan(kMatrixBytes);
@@ -174,7 +166,7 @@ class MachineProbe {
     });
     const double beside_bytes_per_s = decode_bytes_per_s(alone, TensorType::kQ4_K);
     workers_.set_between_chunks([] {});
-    while (reads.unfinished() != 0) reads.reap(done, kLatencyNs);
+    while (reads.unfinished() != 0) reads.reap(done, kTrialNs);
     OFFSTAGE_TRY_VOID(std::move(status));
     profile_.slowdown_beside_reads = std::clamp(alone_bytes_per_s / beside_bytes_per_s, 1.0, 100.0);
     return {};

@@ -10,6 +10,10 @@ constexpr double kAttentionDispatches = 7;
 constexpr double kRouterDispatches = 2;
 // … gate with up, quantisation, down (runtime/moe_block.cc).
 constexpr double kFfnDispatches = 3;
+// Those of them that are products: Q, K, V and the output; the gates; gate with up and down.
+constexpr double kAttentionProducts = 2;
+constexpr double kRouterProducts = 1;
+constexpr double kFfnProducts = 2;
 
 class Speeds {
  public:
@@ -37,11 +41,19 @@ uint64_t kv_bytes_of(const AttentionSpec& attention, KvType k_type, KvType v_typ
   return attention.n_kv_heads * (k_row + v_row);
 }
 
+double hand_out_ns(const HardwareProfile& profile, double dispatches, double products) {
+  return dispatches * static_cast<double>(profile.dispatch_ns) +
+         products * static_cast<double>(profile.product_ns);
+}
+
 }  // namespace
 
 TokenCost::TokenCost(const PlannedModel& model, const HardwareProfile& profile, KvType k_type,
                      KvType v_type, Notices& notices)
     : ram_bytes_per_s_(profile.ram_read_bytes_per_s),
+      attention_ns_(hand_out_ns(profile, kAttentionDispatches, kAttentionProducts)),
+      router_ns_(hand_out_ns(profile, kRouterDispatches, kRouterProducts)),
+      ffn_ns_(hand_out_ns(profile, kFfnDispatches, kFfnProducts)),
       dispatch_ns_(static_cast<double>(profile.dispatch_ns)),
       event_ns_(static_cast<double>(profile.event_ns)),
       miss_ns_(static_cast<double>(profile.miss_ns)),
@@ -77,20 +89,20 @@ double TokenCost::attention_ns(uint32_t layer, uint32_t rows, uint32_t position)
   const uint32_t middle = position + 1 - std::min(position, rows / 2);
   const uint32_t seen = l.window == 0 ? middle : std::min(middle, l.window);
   const double attended_ns = static_cast<double>(l.kv_bytes) * seen * 1e9 / ram_bytes_per_s_;
-  return l.attention.ns(rows) + rows * attended_ns + kAttentionDispatches * dispatch_ns_;
+  return l.attention.ns(rows) + rows * attended_ns + attention_ns_;
 }
 
 double TokenCost::router_ns(uint32_t layer, uint32_t rows) const {
-  return layers_[layer].router.ns(rows) + kRouterDispatches * dispatch_ns_;
+  return layers_[layer].router.ns(rows) + router_ns_;
 }
 
 double TokenCost::ffn_ns(uint32_t layer, uint32_t rows) const {
   const Work& ffn = layers_[layer].ffn;
-  return ffn.weights_ns == 0 ? 0 : ffn.ns(rows) + kFfnDispatches * dispatch_ns_;
+  return ffn.weights_ns == 0 ? 0 : ffn.ns(rows) + ffn_ns_;
 }
 
 double TokenCost::batch_ns(uint32_t layer, std::span<const uint32_t> rows_by_expert) const {
-  double ns = kFfnDispatches * dispatch_ns_;
+  double ns = ffn_ns_;
   for (const uint32_t rows : rows_by_expert) ns += layers_[layer].expert.ns(rows);
   return ns;
 }

@@ -3,7 +3,8 @@
 // One row's products read every weight once, so a matrix costs its bytes at the speed that its
 // format's kernel reached in the profile (never more than RAM's); the rows of a prompt share that
 // and cost products instead: the greater of the two is what rows take. Work that is handed out to
-// the workers costs the profile's hand-out each time.
+// the workers costs the profile's hand-out each time, and a product what it needs until the weights
+// flow and the last worker has its share.
 #pragma once
 
 #include <cstdint>
@@ -56,7 +57,9 @@ class TokenCost {
   std::vector<Layer> layers_;
   Work output_;
   double called_share_ = 0;  // of the experts, by a row
-  double ram_bytes_per_s_ = 1, dispatch_ns_ = 0, event_ns_ = 0, miss_ns_ = 0, token_ns_ = 0;
+  double ram_bytes_per_s_ = 1;
+  double attention_ns_ = 0, router_ns_ = 0, ffn_ns_ = 0;  // beside their weights
+  double dispatch_ns_ = 0, event_ns_ = 0, miss_ns_ = 0, token_ns_ = 0;
 };
 
 }  // namespace offstage

@@ -29,6 +29,7 @@ class SimTest : public ::testing::Test {
     SimDrive drive = plain;
     drive.spells = first.spells;
     drive.channel_bytes_per_s = first.channel_bytes_per_s;
+    drive.request_ns = first.request_ns;
     clock_ = {};
     engine_ = std::make_unique<SimEngine>(
         SimOptions{{{bytes_, 0, 0}, {bytes_, 0, 1}}, {drive, plain}, depth, 1}, clock_);
@@ -73,8 +74,8 @@ TEST_F(SimTest, ReadsTheRightBytesInTheDrivesTime) {
   ASSERT_EQ(engine.reap({&done, 1}, kMillisecond), 1u);
   EXPECT_EQ(done.tag, 7u);
   EXPECT_EQ(done.result, 25 * 4096);
-  EXPECT_EQ(done.completed_ns, 100'000);  // 100 KiB in 100 us, beside the latency
-  EXPECT_EQ(clock_.now_ns(), 100'000);
+  EXPECT_EQ(done.completed_ns, 200'000);  // 100 KiB in 100 us, after the latency
+  EXPECT_EQ(clock_.now_ns(), 200'000);
   EXPECT_TRUE(is_right(3, 25 * kSectorBytes));
   EXPECT_EQ(engine.counters().reads, 1u);
 }
@@ -113,7 +114,7 @@ TEST_F(SimTest, DepthReachesTheBusAndNoMore) {
     for (uint64_t i = 0; i < 50; ++i) reads.push_back(request(i, i));
     ASSERT_EQ(engine.submit(reads), 50u);
     EXPECT_EQ(reap_all().size(), 50u);
-    EXPECT_EQ(last_.completed_ns, channels == 1 ? 50 * 100'000 : 200'000 + 0);
+    EXPECT_EQ(last_.completed_ns, channels == 1 ? 50 * 104'000 : 100'000 + 200'000);
   }
 }
 
@@ -128,11 +129,21 @@ TEST_F(SimTest, OneReadAloneIsAsFastAsItsChannel) {
   }
 }
 
+// Eight reads of 4 KiB are as long on the bus as one of 32 KiB and seven requests.
+TEST_F(SimTest, ShortReadsCostMoreThanTheirBytes) {
+  SimEngine& engine = open(8, {.request_ns = 30'000});
+  std::vector<ReadRequest> reads;
+  for (uint64_t i = 0; i < 8; ++i) reads.push_back(request(i, i));
+  ASSERT_EQ(engine.submit(reads), 8u);
+  EXPECT_EQ(reap_all().size(), 8u);
+  EXPECT_EQ(last_.completed_ns, 100'000 + 8 * (30'000 + 4'000));
+}
+
 TEST_F(SimTest, WritesWhenTheReadIsOverWhoeverLooks) {
   SimEngine& engine = open();
   const ReadRequest read = request(0, 0);
   ASSERT_EQ(engine.submit({&read, 1}), 1u);
-  clock_.advance_ns(99'999);
+  clock_.advance_ns(103'999);
   engine.land();
   EXPECT_EQ(buffer_.data()[5], std::byte{0xEE});
   clock_.advance_ns(1);

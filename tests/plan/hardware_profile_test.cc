@@ -15,12 +15,17 @@ using testing::small_machine;
 TEST(HardwareProfile, IsReadAsItWasWritten) {
   HardwareProfile written = small_machine();
   written.drives[0].lone_bytes_per_s = 4e8;
+  written.drives[0].request_ns = 24'288;
   const auto read = parse_profile(profile_text(written), "a profile");
   ASSERT_TRUE(read) << read.error().message;
   EXPECT_EQ(profile_text(*read), profile_text(written));
   EXPECT_EQ(read->drives.size(), 1u);
   EXPECT_EQ(read->drives[0].latency_ns, 50'000);
-  EXPECT_EQ(read->drives[0].simulated().channel_bytes_per_s, 400'000'000u);
+  const SimDrive simulated = read->drives[0].simulated();
+  EXPECT_EQ(simulated.channel_bytes_per_s, 400'000'000u);
+  // A block of 1 MiB takes 1,048,576 ns, its request among them.
+  EXPECT_EQ(simulated.request_ns, 24'288);
+  EXPECT_EQ(simulated.bytes_per_s, 1'023'712'080u);
   EXPECT_EQ(read->kernels[1].type, TensorType::kQ8_0);
 }
 

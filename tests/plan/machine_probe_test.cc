@@ -40,10 +40,10 @@ class DriveTrialTest : public ::testing::Test {
 TEST_F(DriveTrialTest, OneAtATimeShowsLatency) {
   const auto trial = try_drive(engine_, clock_, shape_);
   ASSERT_TRUE(trial) << trial.error().message;
-  EXPECT_EQ(trial->least_ns, 100'000);
-  EXPECT_EQ(trial->p99_ns, 100'000);
+  EXPECT_EQ(trial->least_ns, 165'536);
+  EXPECT_EQ(trial->p99_ns, 165'536);
   EXPECT_EQ(trial->wake_ns, 7'000);
-  EXPECT_NEAR(trial->bytes_per_s, (64 << 10) / 107e-6, 1e6);
+  EXPECT_NEAR(trial->bytes_per_s, (64 << 10) / 172.5e-6, 1e6);
   EXPECT_GE(clock_.now_ns(), shape_.time_ns);
 }
 
@@ -68,6 +68,39 @@ TEST_F(DriveTrialTest, RefusesWhatDoesNotFit) {
   const auto trial = try_drive(engine_, clock_, shape_);
   ASSERT_FALSE(trial);
   EXPECT_EQ(trial.error().code, ErrorCode::kInvalidArgument);
+}
+
+// What is fitted to a simulated drive's answers is that drive.
+TEST(DriveFit, FindsTheDriveThatAnswered) {
+  const SimDrive drive = {
+      .latency_ns = 100'000, .jitter_ns = 0, .bytes_per_s = 1'000'000'000, .request_ns = 20'000};
+  ManualClock clock;
+  SimEngine engine({.files = {{.bytes = 256u << 20}}, .drives = {drive}, .depth = 32}, clock);
+  std::vector<std::byte> memory((16u << 20) + kSectorBytes);
+  auto* const aligned = reinterpret_cast<std::byte*>(
+      round_up(reinterpret_cast<uintptr_t>(memory.data()), kSectorBytes));
+  const auto trial = [&](uint32_t block_bytes, uint32_t depth) {
+    DriveTrialShape shape;
+    shape.range_bytes = 256u << 20;
+    shape.block_bytes = block_bytes;
+    shape.depth = depth;
+    shape.memory = {aligned, 16u << 20};
+    return *try_drive(engine, clock, shape);
+  };
+  DriveSpeed found;
+  found.block_bytes = 1u << 20;
+  found.depth = 16;
+  fit_drive({.idle = trial(kShortReadBytes, 1),
+             .lone = trial(1u << 20, 1),
+             .crowd = trial(kShortReadBytes, 16),
+             .longer_crowd = trial(kLongerReadBytes, 16),
+             .loaded = trial(1u << 20, 16)},
+            found);
+  EXPECT_NEAR(static_cast<double>(found.request_ns), 20e3, 500);
+  EXPECT_NEAR(static_cast<double>(found.latency_ns), 100e3, 1e3);
+  EXPECT_EQ(found.jitter_ns, 0);
+  EXPECT_NEAR(found.lone_bytes_per_s, 1e9, 1e7);
+  EXPECT_NEAR(static_cast<double>(found.simulated().bytes_per_s), 1e9, 1e7);
 }
 
 // As small and as short as it gets: every format has its speeds, and the profile is one that is
