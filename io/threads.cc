@@ -16,6 +16,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "io/engine_doorbell.h"
+#include "io/engine_priority.h"
 #include "io/engine_signals.h"
 #include "io/extent.h"
 
@@ -110,6 +111,7 @@ Status ThreadsEngine::start() {
     try {  // std::thread has no other way to say that a limit was reached
       threads_.emplace_back([this, i, n_drives] {
         pthread_setname_np(pthread_self(), "offstage-pread");
+        ask_to_wake_promptly();
         work(pools_[i % n_drives]);
       });
     } catch (const std::system_error& error) {

@@ -19,6 +19,7 @@
 #include "base/check.h"
 #include "base/clock.h"
 #include "io/engine_doorbell.h"
+#include "io/engine_priority.h"
 #include "io/engine_signals.h"
 #include "io/extent.h"
 #include "io/uring_ring.h"
@@ -108,6 +109,7 @@ Status UringEngine::start(std::vector<ReadFile>& files, const IoEngineOptions& o
     const ScopedSignalBlock no_signals;
     thread_ = std::thread([&, promise = std::move(promise)]() mutable {
       pthread_setname_np(pthread_self(), "offstage-io");
+      ask_to_wake_promptly();
       // The ring must be set up by the thread that will use it (SINGLE_ISSUER).
       Status status = ring_.set_up(depth_, files, options.buffers, notices);
       const bool able = status.has_value();

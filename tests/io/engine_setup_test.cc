@@ -13,6 +13,8 @@
 #include <cerrno>
 #include <cstddef>
 #include <filesystem>
+#include <fstream>
+#include <utility>
 
 #include "base/clock.h"
 #include "io/engine.h"
@@ -240,6 +242,37 @@ TEST_F(EngineSetupTest, RefusesWhatIsNotAFile) {
 TEST_F(EngineSetupTest, RefusesDepthOutOfRange) {
   EXPECT_THAT(open_and_read({.depth = 0}), HasSubstr("invalid_argument: "));
   EXPECT_THAT(open_and_read({.depth = 100'000}), HasSubstr("invalid_argument: "));
+}
+
+// The slice of a fair thread in ns; 0: the kernel doesn't say, or gives it none of its own.
+uint64_t slice_of(pid_t thread) {
+  uint64_t attributes[6] = {};  // size and policy, flags, nice and priority, runtime, …
+  if (syscall(SYS_sched_getattr, thread, attributes, sizeof attributes, 0u) != 0) return 0;
+  return attributes[3];
+}
+
+TEST_F(EngineSetupTest, ItsThreadsGoBeforeWhoComputes) {
+  if (slice_of(0) == 0) GTEST_SKIP() << "Linux before 6.12, or the test isn't scheduled fairly";
+  const TempFile file = TempFile::random(10'000);
+  for (const auto& [kind, name] : {std::pair(IoEngineKind::kUring, "offstage-io\n"),
+                                   std::pair(IoEngineKind::kThreads, "offstage-pread\n")}) {
+    Notices notices;
+    const auto engine = open_io_engine({.paths = {file.path()}, .kind = kind}, notices);
+    ASSERT_TRUE(engine);
+    AlignedBuffer buffer(kSectorBytes);
+    const ReadRequest request = {.buffer = buffer.data(), .bytes = kSectorBytes};
+    (*engine)->submit({&request, 1});
+    ReadCompletion done;
+    ASSERT_EQ((*engine)->reap({&done, 1}, 10'000'000'000), 1u);
+    std::vector<uint64_t> slices;
+    for (const auto& thread : std::filesystem::directory_iterator("/proc/self/task")) {
+      std::string comm;
+      std::getline(std::ifstream(thread.path() / "comm"), comm, '\0');
+      if (comm == name) slices.push_back(slice_of(std::stoi(thread.path().filename())));
+    }
+    EXPECT_THAT(slices, ::testing::Contains(100'000u)) << name;
+  }
+  EXPECT_GT(slice_of(0), 100'000u);
 }
 
 TEST_F(EngineSetupTest, LeaksNoDescriptor) {
