@@ -11,6 +11,14 @@ std::optional<DeviceKernels> device_kernels() {
   kernels.quantise_activations = gpu::quantise_activations;
   kernels.expert_gate_up = gpu::expert_gate_up;
   kernels.matvec = gpu::matvec;
+  kernels.float_matvec = gpu::float_matvec;
+  kernels.rms_norm = gpu::rms_norm;
+  kernels.rope = gpu::rope;
+  kernels.store_kv = gpu::store_kv;
+  kernels.attention = gpu::attention;
+  kernels.add_scaled = gpu::add_scaled;
+  kernels.route = gpu::route;
+  kernels.activate = gpu::activate;
   return kernels;
 }
 

@@ -106,7 +106,8 @@ class Device {
 // The device of that index in list_devices(), with a context of its own. Errors as there.
 Result<std::unique_ptr<Device>> open_device(uint32_t index);
 
-// The kernels of gpu/kernels that an expert takes, or what stands for them on the simulated device.
+// The kernels of gpu/kernels that a decoded token takes, or what stands for them on the simulated
+// device.
 struct DeviceKernels {
   template <typename Args>
   using Kernel = std::function<gpu::CallStatus(gpu::StreamHandle, const Args&)>;
@@ -116,6 +117,15 @@ struct DeviceKernels {
   Kernel<gpu::QuantiseArgs> quantise_activations;
   Kernel<gpu::GateUpArgs> expert_gate_up;
   Kernel<gpu::MatvecArgs> matvec;
+  // Beside those, what the dense part of a layer takes.
+  Kernel<gpu::FloatMatvecArgs> float_matvec;
+  Kernel<gpu::RmsNormArgs> rms_norm;
+  Kernel<gpu::RopeArgs> rope;
+  Kernel<gpu::StoreKvArgs> store_kv;
+  Kernel<gpu::AttentionArgs> attention;
+  Kernel<gpu::AddScaledArgs> add_scaled;
+  Kernel<gpu::RouteArgs> route;
+  Kernel<gpu::ActivateArgs> activate;
 };
 
 // Those of open_device()'s devices. None in a build without CUDA.

@@ -169,11 +169,6 @@ __global__ void merge_blocks(AttentionArgs args) {
 
 }  // namespace
 
-uint64_t attention_scratch_bytes(const AttentionArgs& args) {
-  const uint64_t parts = uint64_t{args.n_rows} * args.n_heads * args.n_blocks_max;
-  return parts * (args.head_dim_v + 2) * sizeof(float);
-}
-
 CallStatus attention(StreamHandle stream, const AttentionArgs& args) {
   const dim3 parts(args.n_blocks_max, args.n_kv_heads * passes_of(args), args.n_rows);
   const CallStatus status =

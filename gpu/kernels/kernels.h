@@ -129,7 +129,7 @@ struct RopeArgs {
 };
 CallStatus rope(StreamHandle stream, const RopeArgs& args);
 
-// gate[i] ← activation(gate[i], up[i]), for experts whose gate and up differ in format.
+// gate[i] ← activation(gate[i], up[i]), where gate and up are matrices of their own.
 struct ActivateArgs {
   Activation activation = Activation::kSwiglu;
   float* gate = nullptr;
@@ -137,6 +137,15 @@ struct ActivateArgs {
   uint64_t n = 0;
 };
 CallStatus activate(StreamHandle stream, const ActivateArgs& args);
+
+// x[i] ← fma(weight, y[i], x[i]): what a block adds to the residual stream.
+struct AddScaledArgs {
+  float* x = nullptr;
+  const float* y = nullptr;
+  float weight = 1;
+  uint64_t n = 0;
+};
+CallStatus add_scaled(StreamHandle stream, const AddScaledArgs& args);
 
 // x[r] += scale · (Σ_j weights[r][j] · y[place_of[r][j]] in router order, then the shared
 // expert's).
@@ -223,7 +232,11 @@ struct AttentionArgs {
   float* scratch = nullptr;      // attention_scratch_bytes(args)
   float* out = nullptr;          // [n_rows][n_heads][head_dim_v]
 };
-uint64_t attention_scratch_bytes(const AttentionArgs& args);
+// Per row, head and block: the block's values, maximum and sum.
+inline uint64_t attention_scratch_bytes(const AttentionArgs& args) {
+  const uint64_t parts = uint64_t{args.n_rows} * args.n_heads * args.n_blocks_max;
+  return parts * (args.head_dim_v + 2) * sizeof(float);
+}
 CallStatus attention(StreamHandle stream, const AttentionArgs& args);
 
 }  // namespace offstage::gpu

@@ -53,6 +53,11 @@ __global__ void activate_all(ActivateArgs args) {
   if (i < args.n) args.gate[i] = activated(args.activation, args.gate[i], args.up[i]);
 }
 
+__global__ void add_scaled_all(AddScaledArgs args) {
+  const uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
+  if (i < args.n) args.x[i] = fused(args.weight, args.y[i], args.x[i]);
+}
+
 // Grid: columns, rows. A sum in router order has no other order to give.
 __global__ void combine_rows(CombineArgs args) {
   const uint32_t i = blockIdx.x * kThreads + threadIdx.x;
@@ -117,6 +122,10 @@ CallStatus rope(StreamHandle stream, const RopeArgs& args) {
 
 CallStatus activate(StreamHandle stream, const ActivateArgs& args) {
   return OFFSTAGE_LAUNCH("activate", activate_all, blocks_of(args.n), kThreads, stream, args);
+}
+
+CallStatus add_scaled(StreamHandle stream, const AddScaledArgs& args) {
+  return OFFSTAGE_LAUNCH("add_scaled", add_scaled_all, blocks_of(args.n), kThreads, stream, args);
 }
 
 CallStatus combine(StreamHandle stream, const CombineArgs& args) {

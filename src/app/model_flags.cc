@@ -39,6 +39,8 @@ constexpr std::array kPromote = {std::pair("auto", Promote::kAuto), std::pair("o
 constexpr std::array kPlacement = {std::pair("auto", Placement::kAuto),
                                    std::pair("cpu", Placement::kCpu),
                                    std::pair("copy", Placement::kCopy)};
+constexpr std::array kDense = {std::pair("auto", DensePart::kAuto),
+                               std::pair("cpu", DensePart::kCpu)};
 constexpr std::array kDemote = {std::pair("auto", true), std::pair("off", false)};
 constexpr std::array kRecord = {std::pair("token", RecordLevel::kToken),
                                 std::pair("layer", RecordLevel::kLayer),
@@ -160,6 +162,11 @@ void ModelFlags::add_device_flags(CLI::App& command) {
                   "done earliest, by the CPU, or by the GPU after a copy")
       ->group("Development");
   command
+      .add_option("--dense", dense,
+                  "auto or cpu: attention, router and shared experts of generated tokens are the "
+                  "GPU's if --vram holds their weights and the KV cache, or the CPU's")
+      ->group("Development");
+  command
       .add_option("--demote", demote,
                   "auto or off: experts that leave VRAM go to RAM where that pays, or are dropped")
       ->group("Development");
@@ -201,6 +208,7 @@ Result<RuntimeOptions> ModelFlags::parse() const {
   OFFSTAGE_TRY(options.device, one_of("--device", device, kDevice));
   OFFSTAGE_TRY(options.promote, one_of("--promote", promote, kPromote));
   OFFSTAGE_TRY(options.placement, one_of("--placement", placement, kPlacement));
+  OFFSTAGE_TRY(options.dense, one_of("--dense", dense, kDense));
   OFFSTAGE_TRY(options.demote, one_of("--demote", demote, kDemote));
   options.device_fault = device_fault;
   options.context = context;

@@ -15,7 +15,7 @@ struct ModelFlags {
                           direct_io = "auto", prefetch = "auto", probe = "auto", numa = "off",
                           cache_policy = "auto", record = "token", io_fault, replay_routing, pace;
   std::string vram, device = "auto", promote = "auto", placement = "auto", demote = "auto",
-                    device_fault;
+                    dense = "auto", device_fault;
   std::vector<std::string> drives;
   uint32_t context = 4096, threads = 0, chunk = 512, batch = 4096, io_depth = 32;
   std::string gpu_layers;  // read to be answered, whatever they say

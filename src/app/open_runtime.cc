@@ -52,11 +52,20 @@ void note_foreign_flags(const ModelFlags& flags, Notices& notices) {
   }
 }
 
-void print_vram(const DeviceExperts& experts) {
-  const VramTier& vram = experts.vram();
-  fmt::print(stderr, "vram     {:>11}  {}: {} experts in each of {} layers, {} there already\n",
-             format_bytes(vram.memory_bytes()), experts.facts().name, vram.slots_per_layer(),
-             experts.layers_with_slots(), vram.resident_count());
+void print_vram(const Runtime& runtime) {
+  if (runtime.device() == nullptr) return;
+  const std::string& device = runtime.device()->facts().name;
+  if (const DeviceDense* dense = runtime.device_dense())
+    fmt::print(stderr,
+               "vram     {:>11}  {}: attention, router and shared experts of generated tokens; "
+               "weights {} (RAM has them too), KV {}, working memory {}\n",
+               format_bytes(dense->memory_bytes()), device, format_bytes(dense->weights_bytes()),
+               format_bytes(dense->kv_bytes()), format_bytes(dense->working_bytes()));
+  if (const DeviceExperts* experts = runtime.device_experts())
+    fmt::print(stderr, "vram     {:>11}  {}: {} experts in each of {} layers, {} there already\n",
+               format_bytes(experts->vram().memory_bytes()), device,
+               experts->vram().slots_per_layer(), experts->layers_with_slots(),
+               experts->vram().resident_count());
 }
 
 void print_drive(const DriveChoice& drive) {
@@ -99,7 +108,7 @@ Result<std::unique_ptr<Runtime>> open_runtime(const ModelFlags& flags, Notices& 
   experts_bar.finish();
   printer.print();
   if (runtime) print_drive((*runtime)->drive());
-  if (runtime && (*runtime)->device_experts() != nullptr) print_vram(*(*runtime)->device_experts());
+  if (runtime) print_vram(**runtime);
   if (runtime && (*runtime)->warm_start_tokens() != 0)
     fmt::print(stderr, "warm     the cache knows what {} earlier tokens used\n",
                (*runtime)->warm_start_tokens());

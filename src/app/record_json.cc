@@ -152,14 +152,21 @@ Json tokens_json(std::span<const TokenRecord> tokens, Runtime& runtime) {
 }
 
 Json vram_json(const Runtime& runtime, uint64_t hits) {
+  const Device* device = runtime.device();
+  const DeviceDense* dense = runtime.device_dense();
   const DeviceExperts* experts = runtime.device_experts();
   const VramCounters counters = experts == nullptr ? VramCounters() : experts->vram().counters();
   const PlacementCounts placed = experts == nullptr ? PlacementCounts() : experts->placements();
   return {{"version", 1},
           {"state", vram_state_name(runtime.vram_state())},
-          {"device", experts == nullptr ? "" : experts->facts().name},
-          {"simulated", experts != nullptr && runtime.options().device == DeviceKind::kSim},
+          {"device", device == nullptr ? "" : device->facts().name},
+          {"simulated", device != nullptr && runtime.options().device == DeviceKind::kSim},
           {"budget_bytes", runtime.options().vram_bytes.value_or(0)},
+          {"dense_bytes", dense == nullptr ? 0 : dense->weights_bytes()},
+          {"kv_bytes", dense == nullptr ? 0 : dense->kv_bytes()},
+          {"working_bytes", (dense == nullptr ? 0 : dense->working_bytes()) +
+                                (experts == nullptr ? 0 : experts->working_bytes())},
+          {"dense_forwards", dense == nullptr ? 0 : dense->forwards()},
           {"experts_bytes", experts == nullptr ? 0 : experts->vram().memory_bytes()},
           {"layers", experts == nullptr ? 0 : experts->layers_with_slots()},
           {"slots_per_layer", experts == nullptr ? 0 : experts->vram().slots_per_layer()},

@@ -111,8 +111,8 @@ std::optional<KeptForecast> RunForecast::make(Runtime& runtime, const std::strin
                                               Notices& notices) {
   if (unreadable_) notices.add("forecast", unreadable_->message + "; no run is forecast");
   if (!is_on() || generations_.empty()) return std::nullopt;
-  if (runtime.device_experts() != nullptr) {
-    notices.add("forecast", "none of this run: experts in VRAM aren't forecast");
+  if (runtime.device() != nullptr) {
+    notices.add("forecast", "none of this run: what a GPU computes isn't forecast");
     return std::nullopt;
   }
   PastRun run = past_of(runtime, usage_, generations_);

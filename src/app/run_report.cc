@@ -130,6 +130,10 @@ std::string experts_line(const Runtime& runtime, const TokenRecord& decode, size
       from_vram, 100 * share(decode.ram_hits, calls), calls, decode.drive_reads,
       n_tokens == 0 ? 0 : megabytes / static_cast<double>(n_tokens),
       per_second(megabytes, decode.wall_ns));
+  if (const DeviceDense* dense = runtime.device_dense())
+    text += fmt::format(
+        "dense    {}attention, router and shared experts of {} forwards by the device\n",
+        dense->is_lost() ? "lost; " : "", dense->forwards());
   if (runtime.device_experts() == nullptr) return text;
   const VramTier& vram = runtime.device_experts()->vram();
   const VramCounters& counters = vram.counters();

@@ -26,6 +26,11 @@ struct Row {
   bool wants_logits = false;
 };
 
+// The first position that a row sees through a window (0: none) that ends at its own.
+inline uint32_t first_seen(uint32_t window, uint32_t position) {
+  return window == 0 || position < window ? 0 : position - window + 1;
+}
+
 struct AttentionParts {
   const ModelSpec& spec;
   const Compute& compute;

@@ -3,14 +3,6 @@
 #include <iterator>
 
 namespace offstage {
-namespace {
-
-// The first position that a row sees through a window (0: none) that ends at its own.
-uint32_t first_seen(uint32_t window, uint32_t position) {
-  return window == 0 || position < window ? 0 : position - window + 1;
-}
-
-}  // namespace
 
 GqaAttention::GqaAttention(const AttentionParts& parts, const GqaScratch& scratch,
                            uint32_t rows_max)

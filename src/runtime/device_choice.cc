@@ -5,6 +5,11 @@
 #include "runtime/stand_in_kernels.h"
 
 namespace offstage {
+namespace {
+// Of the device's free memory, left alone: a driver that spills, or a display's buffers, cost more
+// than what lies there would gain.
+constexpr uint64_t kHeadroomShare = 20;
+}  // namespace
 
 std::string_view vram_state_name(VramState state) {
   switch (state) {
@@ -42,6 +47,16 @@ Result<ChosenDevice> choose_device(const RuntimeOptions& options, const Kernels&
   chosen.device = std::move(*device);
   chosen.kernels = std::move(*table);
   return chosen;
+}
+
+Result<uint64_t> usable_vram(Device& device, uint64_t asked, Notices& notices) {
+  OFFSTAGE_TRY(const uint64_t free, device.free_bytes());
+  const uint64_t most = free - free / kHeadroomShare;
+  if (asked <= most) return asked;
+  notices.add("vram", fmt::format("--vram {} is more than this device can spare; {} of its free {} "
+                                  "are used",
+                                  format_bytes(asked), format_bytes(most), format_bytes(free)));
+  return most;
 }
 
 }  // namespace offstage

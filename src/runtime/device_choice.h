@@ -33,4 +33,8 @@ std::string_view vram_state_name(VramState state);
 Result<ChosenDevice> choose_device(const RuntimeOptions& options, const Kernels& kernels,
                                    const SteadyClock& clock, Notices& notices);
 
+// Of `asked`, what may be allocated: all, or what leaves the device some of its free memory, which
+// is a notice. Errors: the device's.
+Result<uint64_t> usable_vram(Device& device, uint64_t asked, Notices& notices);
+
 }  // namespace offstage

@@ -29,7 +29,8 @@ void DeviceExperts::begin_forward(Phase phase) {
 }
 
 std::span<const ExpertCall> DeviceExperts::take(LayerIndex layer, const Routing& routing,
-                                                const float* normed, Phase phase) {
+                                                const float* normed, Phase phase,
+                                                const float* normed_on_device) {
   CHECK(!in_flight_);
   taken_.clear();
   left_.clear();
@@ -39,6 +40,7 @@ std::span<const ExpertCall> DeviceExperts::take(LayerIndex layer, const Routing&
   if (!takes_part_) return routing.calls;
   const CauseScope scope(parts_.timer, Cause::kGpu);
   layer_ = layer;
+  rows_there_ = normed_on_device;
   begun_ns_ = scope.entered_ns();
   waited_ns_ = parts_.timer.times()[Cause::kWaitDrive];
   value_.add_calls(layer, routing.calls);
@@ -69,7 +71,7 @@ std::span<const ExpertCall> DeviceExperts::take(LayerIndex layer, const Routing&
 Status DeviceExperts::launch(const Routing& routing, const float* normed, size_t first_taken) {
   const Group group = hand_over(routing, normed, first_taken);
   OFFSTAGE_TRY_VOID(launch_group(group, routing.n_rows));
-  OFFSTAGE_TRY(done_, parts_.device->mark(DeviceStream::kCompute));
+  OFFSTAGE_TRY(done_, parts_.device.mark(DeviceStream::kCompute));
   in_flight_ = true;
   return {};
 }
@@ -83,7 +85,8 @@ DeviceExperts::Group DeviceExperts::hand_over(const Routing& routing, const floa
   group.calls = std::span(taken_).subspan(first_taken);
   group.is_first = !in_flight_;
   if (group.is_first) {
-    const uint64_t x_bytes = uint64_t{routing.n_rows} * parts_.spec.hidden * sizeof(float);
+    const uint64_t x_bytes =
+        rows_there_ != nullptr ? 0 : uint64_t{routing.n_rows} * parts_.spec.hidden * sizeof(float);
     std::memcpy(handed_, normed, x_bytes);
     handed_bytes_ = round_up(x_bytes, kPartAlignment);
     n_places_ = 0;
@@ -124,7 +127,7 @@ Status DeviceExperts::put(std::string_view name, const DeviceKernels::Kernel<Arg
       work.ranges.push_back(vram_->slot_memory(layer_, call.expert));
   }
   work.launch = [&kernel, args](gpu::StreamHandle stream) { return kernel(stream, args); };
-  return parts_.device->launch(std::move(work));
+  return parts_.device.launch(std::move(work));
 }
 
 // Fetch, quantise, (gate, up, activation), quantise, down, hand back: one after the other on the
@@ -135,15 +138,15 @@ Status DeviceExperts::launch_group(const Group& group, uint32_t n_rows) {
   const Biases& biases = biases_[layer_.value];
   const uint32_t hidden = parts_.spec.hidden, ffn = parts_.spec.expert_ffn;
   const uint64_t begin = group.is_first ? 0 : group.jobs, handed_bytes = group.end - begin;
+  const float* const rows =
+      rows_there_ != nullptr ? rows_there_ : reinterpret_cast<const float*>(input_);
   OFFSTAGE_TRY_VOID(put("hand over", kernels.move_words,
                         gpu::MoveWordsArgs{handed_ + begin, input_ + begin, handed_bytes}, group, 0,
                         handed_bytes));
   if (group.is_first)
-    OFFSTAGE_TRY_VOID(
-        put("quantise", kernels.quantise_activations,
-            gpu::QuantiseArgs{weights.gate_type, reinterpret_cast<const float*>(input_), n_rows,
-                              hidden, forms_},
-            group, 0, 0));
+    OFFSTAGE_TRY_VOID(put("quantise", kernels.quantise_activations,
+                          gpu::QuantiseArgs{weights.gate_type, rows, n_rows, hidden, forms_}, group,
+                          0, 0));
   float* const ffn_out = hidden_ + uint64_t{group.first_place} * ffn;
   gpu::GateUpArgs first;
   first.gate.type = weights.gate_type;
@@ -233,9 +236,9 @@ Status DeviceExperts::wait() {
 
 // True: it wasn't there already.
 Result<bool> DeviceExperts::wait_for(DeviceMark mark) {
-  OFFSTAGE_TRY(const bool there, parts_.device->reached(mark));
+  OFFSTAGE_TRY(const bool there, parts_.device.reached(mark));
   if (there) return false;
-  OFFSTAGE_TRY_VOID(parts_.device->wait(mark, options_.deadline_ns));
+  OFFSTAGE_TRY_VOID(parts_.device.wait(mark, options_.deadline_ns));
   return true;
 }
 
@@ -333,8 +336,8 @@ void DeviceExperts::release_all() {
 bool DeviceExperts::drain() {
   if (vram_->is_lost()) return false;
   if (!vram_->is_copying()) return true;
-  const Result<DeviceMark> there = parts_.device->mark(DeviceStream::kToDevice);
-  const Status status = there ? parts_.device->wait(*there, options_.deadline_ns)
+  const Result<DeviceMark> there = parts_.device.mark(DeviceStream::kToDevice);
+  const Status status = there ? parts_.device.wait(*there, options_.deadline_ns)
                               : Status(tl::unexpected(there.error()));
   if (!status) {
     lose(status.error());

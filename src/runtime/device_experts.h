@@ -11,10 +11,10 @@
 //   nominate(): before a layer is reached, experts in RAM that it will probably call (lookahead.h)
 //              may be copied to VRAM for that time
 //
-// A layer's hand-over is one block: the rows, and which expert takes which. It lies in pinned
-// memory that a kernel fetches, and results come back the same way, so that a layer doesn't stand
-// behind the megabytes of a promotion. Prompts are computed by the CPU; so are forwards of more
-// rows than `rows_max`.
+// A layer's hand-over is one block: the rows, unless the device has them (device_dense.h), and
+// which expert takes which. It lies in pinned memory that a kernel fetches, and results come back
+// the same way, so that a layer doesn't stand behind the megabytes of a promotion. Prompts are
+// computed by the CPU; so are forwards of more rows than `rows_max`.
 //
 // An error of the device, at any call, loses the tier and nothing else (one notice): what it had
 // taken goes back to the caller, whose tier in RAM brings it on, and the bits stay (promise 1).
@@ -51,9 +51,10 @@ struct Nominee {
 
 class DeviceExperts {
  public:
+  // All outlive it.
   struct Parts {
-    std::unique_ptr<Device> device;
-    DeviceKernels kernels;
+    Device& device;
+    const DeviceKernels& kernels;
     const ModelSpec& spec;
     const DenseWeights& weights;
     const ExpertLayout& layout;
@@ -64,7 +65,7 @@ class DeviceExperts {
     Notices& notices;
   };
   struct Options {
-    uint64_t vram_bytes = 0;  // all that is allocated on the device
+    uint64_t vram_bytes = 0;  // all that it may allocate on the device
     uint32_t rows_max = 1;
     Promote promote = Promote::kAuto;
     Placement placement = Placement::kAuto;
@@ -74,7 +75,7 @@ class DeviceExperts {
 
   // Errors: kBudget (the message gives the floor), kUnsupported (no layer whose formats have a
   // kernel), the device's.
-  static Result<std::unique_ptr<DeviceExperts>> create(Parts parts, const Options& options);
+  static Result<std::unique_ptr<DeviceExperts>> create(const Parts& parts, const Options& options);
   ~DeviceExperts();
   DeviceExperts(const DeviceExperts&) = delete;
   DeviceExperts& operator=(const DeviceExperts&) = delete;
@@ -84,10 +85,11 @@ class DeviceExperts {
   void fill(const ExpertUsage& usage);
 
   void begin_forward(Phase phase);
-  // The layer calls, for `normed` [n_rows][hidden]. Launches the device's share and returns the
-  // rest, valid until the next take(). collect() must follow.
+  // The layer calls, for `normed` [n_rows][hidden], which the device may have already (else
+  // nullptr). Launches the device's share and returns the rest, valid until the next take().
+  // collect() must follow.
   std::span<const ExpertCall> take(LayerIndex layer, const Routing& routing, const float* normed,
-                                   Phase phase);
+                                   Phase phase, const float* normed_on_device = nullptr);
   // Of the experts that RAM hands out now, those that the CPU is to compute; valid until the next
   // call. The device has begun to copy the others, and will compute them.
   std::span<const ReadyExpert> place(const Routing& routing, const float* normed,
@@ -117,8 +119,13 @@ class DeviceExperts {
   uint64_t nominated() const { return nominated_; }  // promotions begun by nominate()
   const PlacementCounts& placements() const { return placed_; }
   const VramTier& vram() const { return *vram_; }
-  const DeviceFacts& facts() const { return parts_.device->facts(); }
+  const DeviceFacts& facts() const { return parts_.device.facts(); }
   uint32_t layers_with_slots() const;
+  uint64_t working_bytes() const;  // of VRAM, beside what vram() has
+
+  // The device was seen to fail: nothing is there any more, and a notice says so once. What an open
+  // event took comes back from collect().
+  void lose(const Error& error);
 
  private:
   // --promote always, for measurements and tests; and before the first token, when all time is the
@@ -138,13 +145,12 @@ class DeviceExperts {
     uint64_t jobs = 0, place_rows = 0, end = 0;
   };
 
-  DeviceExperts(Parts parts, const Options& options);
+  DeviceExperts(const Parts& parts, const Options& options);
   Status open();
   Result<VramPlan> plan();
   Status take_working_memory();
   Result<const float*> upload(const float* values, uint64_t n);
   Status upload_biases();
-  uint64_t working_bytes() const;
   const LayerWeights& weights_of(LayerIndex layer) const;
   bool has_kernels(LayerIndex layer) const;
   Status launch(const Routing& routing, const float* normed, size_t first_taken);
@@ -166,7 +172,6 @@ class DeviceExperts {
              int64_t saved_ns);
   void take_arrivals();
   bool drain();
-  void lose(const Error& error);
 
   Parts parts_;
   Options options_;
@@ -184,6 +189,7 @@ class DeviceExperts {
   // The event.
   bool takes_part_ = false;
   LayerIndex layer_;
+  const float* rows_there_ = nullptr;  // what take() was given
   int64_t begun_ns_ = 0;
   bool in_flight_ = false;
   DeviceMark residents_done_, done_;

@@ -5,24 +5,20 @@
 #include <utility>
 
 #include "base/checked_math.h"
-#include "base/units.h"
 #include "runtime/device_experts.h"
 
 namespace offstage {
 namespace {
 
 constexpr uint64_t kAlignment = 256;
-// Of the device's free memory, left alone: a driver that spills, or a display's buffers, cost more
-// than the slots would gain.
-constexpr uint64_t kHeadroomShare = 20;
 constexpr const char* kFormats = "Q8_0, Q4_0, MXFP4, Q4_K, Q5_K and Q6_K, gate and up alike";
 
 uint64_t aligned(uint64_t bytes) { return round_up(bytes, kAlignment); }
 
 }  // namespace
 
-DeviceExperts::DeviceExperts(Parts parts, const Options& options)
-    : parts_(std::move(parts)),
+DeviceExperts::DeviceExperts(const Parts& parts, const Options& options)
+    : parts_(parts),
       options_(options),
       value_(parts_.layout.n_layers(), parts_.layout.n_experts()),
       meter_(parts_.layout.n_layers()),
@@ -42,15 +38,16 @@ DeviceExperts::DeviceExperts(Parts parts, const Options& options)
 // Memory that work may still use, and all the rest, the device gives back in its own end.
 DeviceExperts::~DeviceExperts() = default;
 
-Result<std::unique_ptr<DeviceExperts>> DeviceExperts::create(Parts parts, const Options& options) {
-  std::unique_ptr<DeviceExperts> experts(new DeviceExperts(std::move(parts), options));
+Result<std::unique_ptr<DeviceExperts>> DeviceExperts::create(const Parts& parts,
+                                                             const Options& options) {
+  std::unique_ptr<DeviceExperts> experts(new DeviceExperts(parts, options));
   OFFSTAGE_TRY_VOID(experts->open());
   return experts;
 }
 
 Status DeviceExperts::open() {
   OFFSTAGE_TRY(VramPlan plan, this->plan());
-  VramParts parts = {*parts_.device, parts_.clock, parts_.notices, parts_.kernels.set_slot};
+  VramParts parts = {parts_.device, parts_.clock, parts_.notices, parts_.kernels.set_slot};
   if (options_.demote)
     parts.keep = [this](LayerIndex layer, ExpertId expert) { return keep(layer, expert); };
   auto vram = VramTier::create(std::move(parts), std::move(plan));
@@ -61,7 +58,7 @@ Status DeviceExperts::open() {
   vram_ = std::move(*vram);
   OFFSTAGE_TRY_VOID(take_working_memory());
   OFFSTAGE_TRY_VOID(upload_biases());
-  const Status pinned = parts_.ram_slots.empty() ? Status() : parts_.device->pin(parts_.ram_slots);
+  const Status pinned = parts_.ram_slots.empty() ? Status() : parts_.device.pin(parts_.ram_slots);
   if (!pinned)
     parts_.notices.add("vram", fmt::format("the slots in RAM can't be pinned, so copies to the "
                                            "device are slower: {}",
@@ -120,23 +117,12 @@ Result<VramPlan> DeviceExperts::plan() {
     parts_.notices.add("vram", fmt::format("{} of {} layers keep no experts in VRAM: the GPU has "
                                            "kernels for experts in {}",
                                            without, parts_.layout.n_layers(), kFormats));
-  OFFSTAGE_TRY(const uint64_t free, parts_.device->free_bytes());
-  const uint64_t most = free - free / kHeadroomShare;
-  const uint64_t working = working_bytes();
-  uint64_t budget = options_.vram_bytes;
-  if (budget > most) {
-    parts_.notices.add("vram",
-                       fmt::format("--vram {} is more than this device can spare; {} of "
-                                   "its free {} are used",
-                                   format_bytes(budget), format_bytes(most), format_bytes(free)));
-    budget = most;
-  }
-  plan.budget_bytes = budget - std::min(budget, working);
+  plan.budget_bytes = options_.vram_bytes - std::min(options_.vram_bytes, working_bytes());
   return plan;
 }
 
 Status DeviceExperts::take_working_memory() {
-  Device& device = *parts_.device;
+  Device& device = parts_.device;
   const ModelSpec& spec = parts_.spec;
   const auto& row_bytes = parts_.kernels.activation_row_bytes;
   const uint64_t out_bytes = aligned(uint64_t{calls_max_} * spec.hidden * sizeof(float));
@@ -158,10 +144,10 @@ Status DeviceExperts::take_working_memory() {
 
 Result<const float*> DeviceExperts::upload(const float* values, uint64_t n) {
   if (values == nullptr) return nullptr;
-  OFFSTAGE_TRY(std::byte* const memory, parts_.device->allocate(aligned(n * sizeof(float))));
-  OFFSTAGE_TRY_VOID(parts_.device->copy(DeviceStream::kToDevice, memory,
-                                        reinterpret_cast<const std::byte*>(values),
-                                        n * sizeof(float)));
+  OFFSTAGE_TRY(std::byte* const memory, parts_.device.allocate(aligned(n * sizeof(float))));
+  OFFSTAGE_TRY_VOID(parts_.device.copy(DeviceStream::kToDevice, memory,
+                                       reinterpret_cast<const std::byte*>(values),
+                                       n * sizeof(float)));
   return reinterpret_cast<const float*>(memory);
 }
 
@@ -174,8 +160,8 @@ Status DeviceExperts::upload_biases() {
     OFFSTAGE_TRY(biases.up, upload(weights.up_bias, n_experts * parts_.spec.expert_ffn));
     OFFSTAGE_TRY(biases.down, upload(weights.down_bias, n_experts * parts_.spec.hidden));
   }
-  OFFSTAGE_TRY(const DeviceMark there, parts_.device->mark(DeviceStream::kToDevice));
-  return parts_.device->wait(there, options_.deadline_ns);
+  OFFSTAGE_TRY(const DeviceMark there, parts_.device.mark(DeviceStream::kToDevice));
+  return parts_.device.wait(there, options_.deadline_ns);
 }
 
 uint32_t DeviceExperts::layers_with_slots() const {

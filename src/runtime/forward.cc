@@ -13,6 +13,11 @@
 // QK-norm, sinks, a window, scales) is a value of ModelSpec, seen here as a pointer that is or
 // isn't null, or a factor that is or isn't 1.
 //
+// Where: on the CPU, unless --vram gives a device something to keep. Of a decoded token it may keep
+// all but the embedding, the experts and the logits (device_dense.h): then a layer's attention, the
+// router's choice and the shared expert are asked of it, and computed here if it says no. Experts
+// in VRAM are the MoE block's (device_experts.h).
+//
 // Two stand beside a token's way and never change a bit of it: ReadAhead has experts read before
 // they are called, RoutingWatchers look on at what is called.
 #include "runtime/forward.h"
@@ -44,6 +49,7 @@ Status Forward::run(std::span<const Row> rows, Phase phase, const LogitsSink& si
   const auto n_rows = static_cast<uint32_t>(rows.size());
   parts_.moe.begin_forward(n_rows, phase);
   parts_.watchers.begin_forward(rows, phase);
+  if (parts_.device != nullptr) parts_.device->begin_forward(rows, phase);
   embed(rows);
   parts_.read_ahead.look(0, s_.x, n_rows, phase);
   for (uint32_t layer = 0; layer < parts_.spec.n_layers; ++layer) {
@@ -89,7 +95,9 @@ void Forward::embed(std::span<const Row> rows) {
   }
 }
 
+// s_.x past the layer's attention, and s_.normed for what follows it.
 void Forward::attention_block(uint32_t layer, std::span<const Row> rows) {
+  if (parts_.device != nullptr && parts_.device->run(layer, s_.x, s_.normed)) return;
   const LayerWeights& weights = parts_.weights.layers[layer];
   const auto n_rows = static_cast<uint32_t>(rows.size());
   const ModelSpec& spec = parts_.spec;
@@ -100,14 +108,12 @@ void Forward::attention_block(uint32_t layer, std::span<const Row> rows) {
              attention_);
   parts_.compute.kernels().add_scaled(s_.x, s_.projected, spec.residual_scale,
                                       n_rows * spec.hidden);
+  parts_.compute.norm({weights.ffn_norm, weights.ffn_norm_bias, spec.norm_eps}, s_.x, n_rows,
+                      spec.hidden, s_.normed);
 }
 
 Status Forward::ffn_block(uint32_t layer, uint32_t n_rows, Phase phase) {
-  const LayerWeights& weights = parts_.weights.layers[layer];
-  const ModelSpec& spec = parts_.spec;
-  parts_.compute.norm({weights.ffn_norm, weights.ffn_norm_bias, spec.norm_eps}, s_.x, n_rows,
-                      spec.hidden, s_.normed);
-  if (!spec.is_dense_layer(layer)) return experts(layer, n_rows, phase);
+  if (!parts_.spec.is_dense_layer(layer)) return experts(layer, n_rows, phase);
   parts_.read_ahead.look(layer + 1, s_.x, n_rows, phase);
   dense_ffn(layer, n_rows);
   return {};
@@ -128,8 +134,11 @@ Status Forward::experts(uint32_t layer, uint32_t n_rows, Phase phase) {
 void Forward::dense_ffn(uint32_t layer, uint32_t n_rows) {
   const ModelSpec& spec = parts_.spec;
   parts_.timer.enter(Cause::kExperts);
-  input_.reset(s_.normed, n_rows);
-  dense_.run(parts_.weights.layers[layer].dense, input_, n_rows, s_.projected);
+  DeviceDense* const device = parts_.device;
+  if (device == nullptr || !device->start_ffn() || !device->collect_ffn(s_.projected)) {
+    input_.reset(s_.normed, n_rows);
+    dense_.run(parts_.weights.layers[layer].dense, input_, n_rows, s_.projected);
+  }
   parts_.compute.kernels().add_scaled(s_.x, s_.projected, spec.residual_scale,
                                       n_rows * spec.hidden);
 }

@@ -16,6 +16,7 @@
 #include "runtime/attention_gqa.h"
 #include "runtime/attention_mla.h"
 #include "runtime/compute.h"
+#include "runtime/device_dense.h"
 #include "runtime/ffn_block.h"
 #include "runtime/kv_cache.h"
 #include "runtime/moe_block.h"
@@ -46,6 +47,7 @@ class Forward {
     Trace& trace;
     Scratch scratch;
     uint32_t rows_max;
+    DeviceDense* device = nullptr;  // computes the dense part of what it takes part in
   };
   explicit Forward(const Parts& parts);
 

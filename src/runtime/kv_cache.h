@@ -53,6 +53,9 @@ class KvCache {
   std::byte* v_row(SequenceId sequence, uint32_t position, uint32_t layer, uint32_t head);
 
   std::span<std::byte> memory() const { return {arena_.data(), arena_.size_bytes()}; }
+  uint64_t page_bytes() const { return shape_.page_bytes(); }
+  // Of all pages, which memory() begins with.
+  uint64_t pages_bytes() const { return n_pages_ * shape_.page_bytes(); }
   uint32_t free_pages() const { return static_cast<uint32_t>(free_.size()); }
 
  private:

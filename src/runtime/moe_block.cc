@@ -44,7 +44,8 @@ MoeBlock::MoeBlock(const Parts& parts)
       shared_(parts.spec.activation, parts.compute, parts.scratch.shared, parts.rows_max,
               parts.spec.shared_ffn),
       replay_(parts.replay),
-      device_(parts.device) {
+      device_(parts.device),
+      dense_(parts.dense) {
   jobs_.reserve(spec_.router.n_experts);
 }
 
@@ -67,7 +68,9 @@ const Routing& MoeBlock::call(LayerIndex layer, const LayerWeights& weights, con
                                               size_t{n_rows} * routing_->n_used);
   // The device begins at once; what it hasn't got is for RAM and drive to bring.
   std::span<const ExpertCall> here = routing_->calls;
-  if (device_ != nullptr) here = device_->take(layer, *routing_, normed, phase);
+  const float* there = dense_ != nullptr ? dense_->normed() : nullptr;
+  if (device_ != nullptr) here = device_->take(layer, *routing_, normed, phase, there);
+  shared_on_device_ = dense_ != nullptr && dense_->start_ffn();
   tier_.begin({layer, routing_->calls, n_rows, row_experts, last_probabilities(n_rows)}, here,
               phase);
   return *routing_;
@@ -75,8 +78,16 @@ const Routing& MoeBlock::call(LayerIndex layer, const LayerWeights& weights, con
 
 // A trace is asked after the router, whose time belongs to a token all the same.
 const Routing& MoeBlock::route(LayerIndex layer, const LayerWeights& weights, uint32_t n_rows) {
-  const Routing& routing = router_.route(weights, compute_, input_, n_rows, scratch_.router_logits);
+  const DeviceDense::Choice* choice = dense_ == nullptr ? nullptr : dense_->choice();
+  const Routing& routing =
+      choice != nullptr ? routed_by(*choice, n_rows)
+                        : router_.route(weights, compute_, input_, n_rows, scratch_.router_logits);
   return replay_ == nullptr ? routing : replay_->force(layer, router_);
+}
+
+const Routing& MoeBlock::routed_by(const DeviceDense::Choice& choice, uint32_t n_rows) {
+  std::copy_n(choice.scores, size_t{n_rows} * spec_.router.n_experts, scratch_.router_logits);
+  return router_.adopt(choice.experts, choice.weights, n_rows);
 }
 
 // By expert. Raw logits (softmax of the chosen) are no probabilities, and the router's say nothing
@@ -91,9 +102,11 @@ Status MoeBlock::compute(const LayerWeights& weights, const float* normed, uint3
                          float* x) {
   const CauseScope scope(timer_, Cause::kExperts);
   const Routing& routing = *routing_;
-  if (spec_.shared_ffn != 0) shared_.run(weights.shared, input_, n_rows, scratch_.shared_out);
+  const auto run_shared = [&] { shared_.run(weights.shared, input_, n_rows, scratch_.shared_out); };
+  if (spec_.shared_ffn != 0 && !shared_on_device_) run_shared();
   EventCosts costs;
   Status status = run_called(weights, normed, costs);
+  if (shared_on_device_ && !dense_->collect_ffn(scratch_.shared_out)) run_shared();
   tier_.end();
   OFFSTAGE_TRY_VOID(std::move(status));
   if (device_ != nullptr) device_->promote(layer_, costs);

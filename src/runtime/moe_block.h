@@ -10,6 +10,7 @@
 #include "cache/ram_tier.h"
 #include "model/spec.h"
 #include "runtime/compute.h"
+#include "runtime/device_dense.h"
 #include "runtime/device_experts.h"
 #include "runtime/ffn_block.h"
 #include "runtime/route_replay.h"
@@ -31,6 +32,7 @@ class MoeBlock {
     uint32_t rows_max;
     RouteReplay* replay = nullptr;    // chooses the experts in the router's place
     DeviceExperts* device = nullptr;  // computes those that lie in VRAM
+    DeviceDense* dense = nullptr;     // routes and computes the shared expert, of what it ran
   };
   explicit MoeBlock(const Parts& parts);
 
@@ -54,6 +56,7 @@ class MoeBlock {
   };
 
   const Routing& route(LayerIndex layer, const LayerWeights& weights, uint32_t n_rows);
+  const Routing& routed_by(const DeviceDense::Choice& choice, uint32_t n_rows);
   std::span<const float> last_probabilities(uint32_t n_rows) const;
   Status run_called(const LayerWeights& weights, const float* normed, EventCosts& costs);
   Status run_all(const LayerWeights& weights, const float* normed, EventCosts& costs);
@@ -74,8 +77,10 @@ class MoeBlock {
   FfnBlock shared_;
   RouteReplay* const replay_;
   DeviceExperts* const device_;
+  DeviceDense* const dense_;
   std::vector<Job> jobs_;
   LayerIndex layer_;
+  bool shared_on_device_ = false;
   const Routing* routing_ = nullptr;  // from call() to compute()
 };
 

@@ -28,7 +28,7 @@ enum class Probe : uint8_t {
   kForce,  // now, whatever was kept
 };
 
-// Which device computes the experts that --vram has room for.
+// Which device computes what --vram has room for.
 enum class DeviceKind : uint8_t {
   kAuto,  // a card, if the build, the driver and the machine have one
   kSim,   // the simulated one (gpu/sim_device.h), for development: right tokens, meaningless speeds
@@ -39,6 +39,12 @@ enum class Promote : uint8_t {
   kOff,
   kAuto,    // where it pays, as measured
   kAlways,  // whatever it costs: for measurements and tests
+};
+
+// Who computes the dense part of decoded tokens: attention, router, shared expert.
+enum class DensePart : uint8_t {
+  kAuto,  // the device, if --vram holds its weights and KV for the whole context
+  kCpu,   // the CPU, and all of --vram is for experts: for measurements
 };
 
 // Who computes called experts that VRAM hasn't got.
@@ -92,6 +98,7 @@ struct RuntimeOptions {
   DeviceKind device = DeviceKind::kAuto;
   Promote promote = Promote::kAuto;
   Placement placement = Placement::kAuto;
+  DensePart dense = DensePart::kAuto;
   bool demote = true;        // what leaves VRAM may go to RAM instead of being read again
   std::string device_fault;  // of the simulated device (gpu/sim_device.h), for tests; empty: none
   int64_t device_deadline_ns = 10'000'000'000;  // of a layer's experts, and of a copy

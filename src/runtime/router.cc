@@ -55,6 +55,19 @@ const Routing& Router::route(const LayerWeights& weights, const Compute& compute
   return route(logits, n_rows, weights.selection_bias);
 }
 
+const Routing& Router::adopt(const uint32_t* experts, const float* weights, uint32_t n_rows) {
+  const size_t n_calls = size_t{n_rows} * spec_.n_used;
+  CHECK_LE(n_calls, routing_.experts.size());
+  routing_.n_rows = n_rows;
+  for (size_t c = 0; c < n_calls; ++c) {
+    CHECK_LT(experts[c], spec_.n_experts);
+    routing_.experts[c] = ExpertId(experts[c]);
+    routing_.weights[c] = weights[c];
+  }
+  group();
+  return routing_;
+}
+
 const Routing& Router::replace(std::span<const ExpertId> experts, std::span<const float> weights) {
   CHECK_EQ(experts.size(), size_t{routing_.n_rows} * spec_.n_used);
   CHECK_EQ(weights.size(), experts.size());

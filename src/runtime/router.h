@@ -44,6 +44,9 @@ class Router {
   const Routing& route(const LayerWeights& weights, const Compute& compute, ActivationCache& input,
                        uint32_t n_rows, float* logits);
 
+  // A choice that was made elsewhere, [n_rows][n_used] each (CHECK: experts of this router).
+  const Routing& adopt(const uint32_t* experts, const float* weights, uint32_t n_rows);
+
   // The last routing with other experts and weights, [n_rows][n_used] each (CHECK).
   const Routing& replace(std::span<const ExpertId> experts, std::span<const float> weights);
 

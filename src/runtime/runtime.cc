@@ -12,9 +12,6 @@
 
 namespace offstage {
 namespace {
-// Rows of a step whose experts a device computes: wider steps are the CPU's. The hand-over is
-// pinned memory, and a row's results may take half a MiB of it.
-constexpr uint32_t kDeviceRowsMax = 16;
 // Workers' shares in jobs, of all workers together, where reads are recorded.
 constexpr size_t kSpansKept = 1 << 16;
 // Tokens whose routing is kept where layers are recorded. To replay them at one size costs a look
@@ -326,58 +323,11 @@ void Runtime::make_forward(const Scratch& scratch) {
   if (routes_) watchers_.last_routes = &*routes_;
   watchers_.first_routes = first_routes();
   moe_.emplace(MoeBlock::Parts{spec(), *compute_, *tier_, timer_, scratch.moe, plan_.chunk_rows,
-                               replay_ ? &*replay_ : nullptr, device_experts_.get()});
-  forward_ = std::make_unique<Forward>(
-      Forward::Parts{spec(), weights, *compute_, *rotary_, *kv_, options_.k_type, options_.v_type,
-                     *moe_, *read_ahead_, watchers_, timer_, *trace_, scratch, plan_.chunk_rows});
-}
-
-Status Runtime::choose_device(const Hooks& hooks, Notices& notices) {
-  if (options_.vram_bytes.value_or(0) == 0) {
-    if (options_.device != DeviceKind::kAuto)
-      notices.add("device",
-                  "--device has no effect without --vram, which says how much memory "
-                  "experts may have there");
-    return {};
-  }
-  if (spec().n_moe_layers() == 0) {
-    notices.add("vram", "--vram has no effect: it is for experts, and this model is dense");
-  } else if (hooks.choose_device) {
-    device_ = hooks.choose_device(*kernels_, clock_);
-  } else {
-    OFFSTAGE_TRY(device_, offstage::choose_device(options_, *kernels_, clock_, notices));
-  }
-  return {};
-}
-
-// A device that has no room, or no kernels for this model, is a notice: the run works without.
-void Runtime::open_vram(Notices& notices) {
-  if (device_.device == nullptr) return;
-  DeviceExperts::Options options;
-  options.vram_bytes = *options_.vram_bytes;
-  options.rows_max = std::min(options_.n_sequences, kDeviceRowsMax);
-  options.promote = options_.promote;
-  options.placement = options_.placement;
-  options.demote = options_.demote;
-  options.deadline_ns = options_.device_deadline_ns;
-  auto experts = DeviceExperts::create(
-      {std::move(device_.device), std::move(device_.kernels), spec(), dense_->weights(), *layout_,
-       *tier_, slots_->memory(), timer_, clock_, notices},
-      options);
-  if (!experts) {
-    notices.add("vram", fmt::format("--vram has no effect: {}; everything is computed on the CPU",
-                                    experts.error().message));
-    return;
-  }
-  device_experts_ = std::move(*experts);
-  device_experts_->fill(usage_);
-  lookahead_->set_device(&*device_experts_);
-}
-
-VramState Runtime::vram_state() const {
-  if (device_experts_ != nullptr)
-    return device_experts_->is_lost() ? VramState::kLost : VramState::kInUse;
-  return options_.vram_bytes.value_or(0) == 0 ? VramState::kOff : VramState::kUnavailable;
+                               replay_ ? &*replay_ : nullptr, device_experts_.get(),
+                               device_dense_.get()});
+  forward_ = std::make_unique<Forward>(Forward::Parts{
+      spec(), weights, *compute_, *rotary_, *kv_, options_.k_type, options_.v_type, *moe_,
+      *read_ahead_, watchers_, timer_, *trace_, scratch, plan_.chunk_rows, device_dense_.get()});
 }
 
 void Runtime::preload(const Hooks& hooks) {

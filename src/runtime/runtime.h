@@ -30,6 +30,7 @@
 #include "model/tensors.h"
 #include "model/tokenizer.h"
 #include "runtime/device_choice.h"
+#include "runtime/device_dense.h"
 #include "runtime/device_experts.h"
 #include "runtime/forward.h"
 #include "runtime/kv_cache.h"
@@ -135,8 +136,11 @@ class Runtime {
   uint64_t warm_start_tokens() const { return warm_start_tokens_; }
   const DriveChoice& drive() const { return drive_; }
   const Preloaded& preloaded() const { return preloaded_; }
-  // nullptr: no device computes experts.
+  // What --vram is for; nullptr: no device is in use, or was until it failed.
+  const Device* device() const { return device_.device.get(); }
+  // nullptr: no device computes experts, or the dense part of decoded tokens.
   const DeviceExperts* device_experts() const { return device_experts_.get(); }
+  const DeviceDense* device_dense() const { return device_dense_.get(); }
   VramState vram_state() const;
 
  private:
@@ -154,6 +158,9 @@ class Runtime {
   void preload(const Hooks& hooks);
   Status choose_device(const Hooks& hooks, Notices& notices);
   void open_vram(Notices& notices);
+  Status open_on_device(Notices& notices);
+  Status open_device_dense(uint64_t vram_bytes, Notices& notices);
+  Status open_device_experts(uint64_t vram_bytes, Notices& notices);
   void make_forward(const Scratch& scratch);
 
   RuntimeOptions options_;
@@ -190,6 +197,7 @@ class Runtime {
   std::optional<KvCache> kv_;
   std::unique_ptr<RamTier> tier_;
   ChosenDevice device_;
+  std::unique_ptr<DeviceDense> device_dense_;
   std::unique_ptr<DeviceExperts> device_experts_;
   Preloaded preloaded_;
   std::unique_ptr<Lookahead> lookahead_;

@@ -263,7 +263,7 @@ std::string reason_text(SpikeCause cause, const TokenRecord& token, const Typica
     case SpikeCause::kHash:
       return fmt::format("verifying took {}", format_duration_ns(token.causes[Cause::kHash]));
     case SpikeCause::kGpu:
-      return fmt::format("the GPU's experts took {} and copies to it {}, {} and {} are usual",
+      return fmt::format("the GPU took {} and copies to it {}, {} and {} are usual",
                          format_duration_ns(token.causes[Cause::kGpu]),
                          format_duration_ns(token.causes[Cause::kPcie]),
                          format_duration_ns(typical.causes[Cause::kGpu]),

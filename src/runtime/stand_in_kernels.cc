@@ -1,16 +1,21 @@
 #include "runtime/stand_in_kernels.h"
 
+#include <algorithm>
 #include <cstring>
 #include <span>
 #include <vector>
 
 #include "base/check.h"
+#include "base/checked_math.h"
+#include "runtime/router.h"
 
 namespace offstage {
 namespace {
 
+constexpr uint64_t kRowAlignment = 64;  // of activations
+
 std::span<const gpu::ExpertJob> jobs_of(const gpu::MatvecArgs& args) {
-  CHECK(args.jobs != nullptr && args.slots != nullptr);  // experts, the only ones that call
+  CHECK(args.jobs != nullptr && args.slots != nullptr);
   return {args.jobs, args.n_jobs};
 }
 
@@ -35,6 +40,10 @@ void multiply(const Kernels& kernels, const gpu::MatvecArgs& args, const gpu::Ex
 }
 
 gpu::CallStatus multiply_all(const Kernels& kernels, const gpu::MatvecArgs& args) {
+  if (args.slots == nullptr) {  // one matrix
+    multiply(kernels, args, {0, 0, args.n_places}, args.matrix + args.offset, args.bias, args.out);
+    return {};
+  }
   for (const gpu::ExpertJob& job : jobs_of(args)) {
     const std::byte* slot = args.slots[job.expert];
     if (slot == nullptr || job.n == 0) continue;
@@ -70,6 +79,126 @@ gpu::CallStatus quantise(const Kernels& kernels, const gpu::QuantiseArgs& args) 
   return {};
 }
 
+// Rows of floats, one behind the other, as the CPU's kernels want them: each at its alignment.
+gpu::CallStatus multiply_floats(const Kernels& kernels, const gpu::FloatMatvecArgs& args) {
+  const uint64_t stride = activation_row_bytes(ActivationFormat::kF32, args.k);
+  std::vector<std::byte> memory(args.n_rows * stride + kRowAlignment);
+  const auto at = reinterpret_cast<uintptr_t>(memory.data());
+  std::byte* const rows = memory.data() + (round_up(at, kRowAlignment) - at);
+  for (uint32_t r = 0; r < args.n_rows; ++r)
+    kernels.quantise_activations(ActivationFormat::kF32, args.x + size_t{r} * args.k, args.k,
+                                 rows + r * stride);
+  gpu::MatvecArgs matvec;
+  matvec.type = args.type;
+  matvec.k = args.k;
+  matvec.n = args.n;
+  matvec.activations = rows;
+  multiply(kernels, matvec, {0, 0, args.n_rows}, args.matrix, args.bias, args.out);
+  return {};
+}
+
+gpu::CallStatus norm(const Kernels& kernels, const gpu::RmsNormArgs& args) {
+  for (size_t row = 0; row < args.n_rows; ++row)
+    kernels.rms_norm(args.x + row * args.n, args.weight, args.n, args.eps, args.y + row * args.n);
+  return {};
+}
+
+gpu::CallStatus rotate(const Kernels& kernels, const gpu::RopeArgs& args) {
+  for (size_t row = 0; row < args.n_rows; ++row)
+    kernels.rope({args.x + row * args.n_heads * args.head_dim, args.n_heads, args.head_dim,
+                  args.n_rot, args.neox, args.cos_sin + row * args.n_rot});
+  return {};
+}
+
+KvType kv_type_of(gpu::KvType type) {
+  switch (type) {
+    case gpu::KvType::kF32: return KvType::kF32;
+    case gpu::KvType::kF16: return KvType::kF16;
+    case gpu::KvType::kQ8_0: return KvType::kQ8_0;
+  }
+  return KvType::kF32;
+}
+
+gpu::CallStatus store_kv(const Kernels& kernels, const gpu::StoreKvArgs& args) {
+  for (size_t row = 0; row < args.n_rows; ++row)
+    kernels.store_kv(kv_type_of(args.type), args.x + row * args.n, args.n, args.out[row]);
+  return {};
+}
+
+gpu::CallStatus attend(const Kernels& kernels, const gpu::AttentionArgs& args) {
+  const uint32_t group = args.n_heads / args.n_kv_heads;
+  for (size_t row = 0; row < args.n_rows; ++row) {
+    for (uint32_t head = 0; head < args.n_kv_heads; ++head) {
+      const size_t first_head = row * args.n_heads + size_t{head} * group;
+      AttentionArgs one;
+      one.k_type = kv_type_of(args.k_type);
+      one.v_type = kv_type_of(args.v_type);
+      one.head_dim_k = args.head_dim_k;
+      one.head_dim_v = args.head_dim_v;
+      one.n_heads = group;
+      one.q = args.q + first_head * args.head_dim_k;
+      one.k_blocks = args.rows[row].k_blocks;
+      one.v_blocks = args.rows[row].v_blocks;
+      one.k_offset = args.k_offset + head * args.k_head_stride;
+      one.v_offset = args.v_offset + head * args.v_head_stride;
+      one.v_stride = args.v_stride;
+      one.first = args.rows[row].first;
+      one.last = args.rows[row].last;
+      one.scale = args.scale;
+      if (args.sinks != nullptr) one.sinks = args.sinks + size_t{head} * group;
+      one.out = args.out + first_head * args.head_dim_v;
+      kernels.attention(one);
+    }
+  }
+  return {};
+}
+
+RouterScore score_of(gpu::RouterScore score) {
+  switch (score) {
+    case gpu::RouterScore::kSoftmax: return RouterScore::kSoftmax;
+    case gpu::RouterScore::kSoftmaxOfChosen: return RouterScore::kSoftmaxOfChosen;
+    case gpu::RouterScore::kSigmoid: return RouterScore::kSigmoid;
+  }
+  return RouterScore::kSoftmax;
+}
+
+gpu::CallStatus route(const Kernels& kernels, const gpu::RouteArgs& args) {
+  RouterSpec spec;
+  spec.n_experts = args.n_experts;
+  spec.n_used = args.n_used;
+  spec.normalise_weights = args.normalise_weights;
+  spec.weights_scale = args.weights_scale;
+  spec.score = score_of(args.score);
+  spec.n_groups = args.n_groups;
+  spec.n_groups_used = args.n_groups_used;
+  Router router(spec, kernels, args.n_rows);
+  const Routing& routing = router.route(args.logits, args.n_rows, args.selection_bias);
+  for (size_t call = 0; call < routing.experts.size(); ++call)
+    args.experts[call] = routing.experts[call].value;
+  std::copy(routing.weights.begin(), routing.weights.end(), args.weights);
+  return {};
+}
+
+gpu::CallStatus activate(const Kernels& kernels, const gpu::ActivateArgs& args) {
+  const auto function =
+      args.activation == gpu::Activation::kSwiglu ? kernels.swiglu : kernels.swiglu_clamped;
+  function(args.gate, args.up, static_cast<uint32_t>(args.n));
+  return {};
+}
+
+gpu::CallStatus add_scaled(const Kernels& kernels, const gpu::AddScaledArgs& args) {
+  kernels.add_scaled(args.x, args.y, args.weight, static_cast<uint32_t>(args.n));
+  return {};
+}
+
+// The table's form of a function that takes the CPU's kernels.
+template <typename Args>
+DeviceKernels::Kernel<Args> by(const Kernels& kernels,
+                               gpu::CallStatus (*function)(const Kernels&, const Args&)) {
+  return
+      [&kernels, function](gpu::StreamHandle, const Args& args) { return function(kernels, args); };
+}
+
 }  // namespace
 
 DeviceKernels stand_in_kernels(const Kernels& kernels) {
@@ -85,15 +214,17 @@ DeviceKernels stand_in_kernels(const Kernels& kernels) {
     std::memcpy(args.to, args.from, args.bytes);
     return gpu::CallStatus{};
   };
-  table.quantise_activations = [&kernels](gpu::StreamHandle, const gpu::QuantiseArgs& args) {
-    return quantise(kernels, args);
-  };
-  table.expert_gate_up = [&kernels](gpu::StreamHandle, const gpu::GateUpArgs& args) {
-    return gate_and_up(kernels, args);
-  };
-  table.matvec = [&kernels](gpu::StreamHandle, const gpu::MatvecArgs& args) {
-    return multiply_all(kernels, args);
-  };
+  table.quantise_activations = by(kernels, quantise);
+  table.expert_gate_up = by(kernels, gate_and_up);
+  table.matvec = by(kernels, multiply_all);
+  table.float_matvec = by(kernels, multiply_floats);
+  table.rms_norm = by(kernels, norm);
+  table.rope = by(kernels, rotate);
+  table.store_kv = by(kernels, store_kv);
+  table.attention = by(kernels, attend);
+  table.add_scaled = by(kernels, add_scaled);
+  table.route = by(kernels, route);
+  table.activate = by(kernels, activate);
   return table;
 }
 

@@ -71,6 +71,11 @@ TEST_F(DemoTest, SaysTheSameUnderEveryBudgetEngineAndInstructionSet) {
   EXPECT_LT(from_drive["experts"]["slots"], 120);
   EXPECT_GT(from_drive["experts"]["bytes_read"], whole["experts"]["bytes_read"]);
   EXPECT_EQ(from_drive["tokens"], whole["tokens"]);
+  const nlohmann::json on_device =
+      greedy("1G", {"--vram", "64M", "--device", "sim", "--promote", "always"}).json();
+  EXPECT_EQ(on_device["tokens"], whole["tokens"]);
+  EXPECT_EQ(on_device["vram"]["dense_forwards"], 19);  // of tokens; the prompt is the CPU's
+  EXPECT_GT(on_device["vram"]["hits"], 0);
   EXPECT_EQ(greedy(half, {"--io-engine", "threads", "--prefetch", "always"}).json()["tokens"],
             whole["tokens"]);
   for (const char* isa : {"scalar", "avx2", "avx512"}) {

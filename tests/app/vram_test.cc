@@ -49,6 +49,12 @@ TEST_F(VramTest, TheSimulatedDeviceGivesTheSameTokens) {
   EXPECT_EQ(vram["simulated"], true);
   EXPECT_EQ(vram["device"], "simulated device");
   EXPECT_GT(vram["promotions"], 0);
+  EXPECT_EQ(vram["dense_forwards"], 11);  // of 12 tokens, the first of which is the prompt's
+  EXPECT_GT(vram["dense_bytes"], 0);
+  const auto bytes = [&](const char* part) { return vram[part].get<uint64_t>(); };
+  EXPECT_LE(
+      bytes("dense_bytes") + bytes("kv_bytes") + bytes("working_bytes") + bytes("experts_bytes"),
+      bytes("budget_bytes"));
   EXPECT_EQ(vram["hits"], on_sim["experts"]["vram_hits"]);
   uint64_t hits = 0;
   for (const auto& token : on_sim["token_records"]) hits += token["hits"]["vram"].get<uint64_t>();
@@ -58,7 +64,9 @@ TEST_F(VramTest, TheSimulatedDeviceGivesTheSameTokens) {
 TEST_F(VramTest, TheLastLinesSayWhatTheTiersDid) {
   const Outcome outcome = generate(kOnSim);
   ASSERT_EQ(outcome.code, 0) << outcome.err;
-  EXPECT_THAT(outcome.err, HasSubstr("simulated device: "));
+  EXPECT_THAT(outcome.err, HasSubstr("simulated device: attention, router and shared experts of"));
+  EXPECT_THAT(outcome.err, HasSubstr("simulated device: 8 experts in each of 3 layers"));
+  EXPECT_THAT(outcome.err, HasSubstr("shared experts of 11 forwards by the device"));
   EXPECT_THAT(outcome.err, HasSubstr("% from VRAM, "));
   EXPECT_THAT(outcome.err, HasSubstr("placed   not in VRAM: "));
   EXPECT_THAT(outcome.err, HasSubstr("note: device: a simulated device stands for a GPU"));
@@ -83,13 +91,30 @@ TEST_F(VramTest, PlacementIsCountedAndNeverShowsInTheTokens) {
   EXPECT_EQ(generate({"--vram", "8M", "--device", "sim", "--placement", "there"}).code, 2);
 }
 
+// A copy of an expert, and a kernel of some layer's attention.
 TEST_F(VramTest, ADeviceThatFailsIsAnnouncedAndTheTokensStay) {
-  auto arguments = kOnSim;
-  arguments.insert(arguments.end(), {"--device-fault", "copy=4"});
-  const auto json = json_of(arguments);
+  const auto tokens = json_of({})["tokens"];
+  for (const std::vector<std::string>& more :
+       {std::vector<std::string>{"--dense", "cpu", "--device-fault", "copy=4"},
+        std::vector<std::string>{"--device-fault", "launch=90"}}) {
+    auto arguments = kOnSim;
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const auto json = json_of(arguments);
+    EXPECT_EQ(json["tokens"], tokens);
+    EXPECT_EQ(json["vram"]["state"], "lost");
+    EXPECT_THAT(json["fallbacks"].dump(), HasSubstr("no experts there any more"));
+  }
+}
+
+TEST_F(VramTest, WithoutRoomForAllOfTheDensePartItIsTheCpusAndThatIsSaid) {
+  const auto json = json_of({"--vram", "800K", "--device", "sim", "--promote", "always"});
   EXPECT_EQ(json["tokens"], json_of({})["tokens"]);
-  EXPECT_EQ(json["vram"]["state"], "lost");
-  EXPECT_THAT(json["fallbacks"].dump(), HasSubstr("no experts there any more"));
+  EXPECT_EQ(json["vram"]["state"], "in_use");
+  EXPECT_EQ(json["vram"]["dense_bytes"], 0);
+  EXPECT_EQ(json["vram"]["dense_forwards"], 0);
+  EXPECT_GT(json["vram"]["hits"], 0);
+  EXPECT_THAT(json["fallbacks"].dump(), HasSubstr("stay with the CPU"));
+  EXPECT_THAT(json["fallbacks"].dump(), HasSubstr("more than 800.00 KiB"));
 }
 
 TEST_F(VramTest, TooLittleIsAnnouncedWithWhatItTakes) {

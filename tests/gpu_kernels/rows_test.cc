@@ -88,6 +88,17 @@ TEST_F(DeviceRows, Activations) {
   }
 }
 
+TEST_F(DeviceRows, WhatIsAddedToTheStream) {
+  auto x = random_floats(700, rng_);
+  const auto y = random_floats(700, rng_);
+  x[0] = -0.0f, x[1] = kInf, x[2] = kNan;
+  auto expected = x;
+  oracle().add_scaled(expected.data(), y.data(), 0.22f, 700);
+  Array<float> stream(x), added(y);
+  gpu_rig::finish(gpu::add_scaled(gpu_rig::stream(), {stream.at(), added.at(), 0.22f, 700}));
+  expect_same(expected, stream.take(), "add_scaled");
+}
+
 TEST_F(DeviceRows, ExpertsAreAddedInRouterOrder) {
   const uint32_t n_rows = 2, hidden = 300, n_used = 3;
   const auto x = random_floats(size_t{n_rows} * hidden, rng_);

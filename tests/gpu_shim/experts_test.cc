@@ -1,4 +1,4 @@
-// A whole runtime whose experts are computed by the device's own kernels, compiled for the CPU: the
+// A whole runtime whose tokens are computed by the device's own kernels, compiled for the CPU: the
 // same logits as without a device.
 #include <gmock/gmock.h>
 
@@ -15,6 +15,14 @@ DeviceKernels shim_kernels(const Kernels&) {
   kernels.quantise_activations = gpu::quantise_activations;
   kernels.expert_gate_up = gpu::expert_gate_up;
   kernels.matvec = gpu::matvec;
+  kernels.float_matvec = gpu::float_matvec;
+  kernels.rms_norm = gpu::rms_norm;
+  kernels.rope = gpu::rope;
+  kernels.store_kv = gpu::store_kv;
+  kernels.attention = gpu::attention;
+  kernels.add_scaled = gpu::add_scaled;
+  kernels.route = gpu::route;
+  kernels.activate = gpu::activate;
   return kernels;
 }
 
@@ -32,7 +40,8 @@ std::vector<float> logits_of(Runtime& runtime) {
   return all;
 }
 
-// As residents, launched together, and as copies, each launched by itself.
+// As residents, launched together, with the dense part there as well; and as copies, each launched
+// by itself.
 TEST(DeviceExpertsByTheirKernels, GiveTheCpusBits) {
   for (const char* name : {"micro-qwen3moe-q4_k_m.gguf", "gpt-oss-s2-mxfp4.gguf"}) {
     RuntimeOptions options = test_options(model_file(name));
@@ -45,11 +54,14 @@ TEST(DeviceExpertsByTheirKernels, GiveTheCpusBits) {
     for (const Placement placement : {Placement::kCpu, Placement::kCopy}) {
       options.placement = placement;
       options.promote = placement == Placement::kCpu ? Promote::kAlways : Promote::kOff;
+      options.dense = placement == Placement::kCpu ? DensePart::kAuto : DensePart::kCpu;
       const auto with_device = open_with_device(options, {}, shim_kernels);
       ASSERT_NE(with_device, nullptr);
       EXPECT_TRUE(same_bits(logits_of(*with_device->runtime), expected)) << name;
       const DeviceExperts* device = with_device->runtime->device_experts();
       ASSERT_NE(device, nullptr);
+      const DeviceDense* dense = with_device->runtime->device_dense();
+      EXPECT_EQ(dense == nullptr ? 0u : dense->forwards(), placement == Placement::kCpu ? 4u : 0u);
       EXPECT_GT(placement == Placement::kCpu ? device->hits() : device->placements().copied(), 0u);
     }
   }

@@ -35,6 +35,7 @@ RuntimeOptions options_of(const std::string& name) {
   options.warm_start = false;
   options.preload = false;
   options.promote = Promote::kAlways;
+  options.dense = DensePart::kCpu;
   return options;
 }
 

@@ -25,6 +25,7 @@ class NominationTest : public ::testing::Test {
     options_.vram_bytes = 256ull << 20;
     options_.promote = Promote::kAlways;
     options_.placement = Placement::kCpu;
+    options_.dense = DensePart::kCpu;
     options_.replay_routing = trace_file_.path();
     trace_ = random_routes({kLayers, kExperts, kUsed, true, false}, kTokens, 21);
     EXPECT_TRUE(write_route_log(trace_file_.path(), trace_));

@@ -82,7 +82,7 @@ DeviceKernels kernels_that_do_nothing() {
 class Layers {
  public:
   Layers(const Machine& machine, Placement placement, uint32_t kept)
-      : machine_(machine), rig_([&] {
+      : machine_(machine), device_(card_of(machine), clock_), rig_([&] {
           RigOptions options;
           options.kept = kept;
           options.staging = 2 * kUsed;
@@ -101,11 +101,10 @@ class Layers {
     options.promote = Promote::kOff;  // so that VRAM stays empty
     options.placement = placement;
     options.deadline_ns = 1'000'000'000;
-    auto device = std::make_unique<SimDevice>(card_of(machine), clock_);
-    auto experts = DeviceExperts::create(
-        {std::move(device), kernels_that_do_nothing(), spec_, weights_, rig_.layout(), rig_.tier(),
-         rig_.pool().memory(), timer_, clock_, notices_},
-        options);
+    auto experts =
+        DeviceExperts::create({device_, kernels_, spec_, weights_, rig_.layout(), rig_.tier(),
+                               rig_.pool().memory(), timer_, clock_, notices_},
+                              options);
     CHECK(experts.has_value());
     experts_ = std::move(*experts);
     for (uint32_t l = 0; l < shape.n_layers; ++l) rig_.expect_prefill(l);
@@ -169,6 +168,8 @@ class Layers {
 
   Machine machine_;
   ManualClock clock_;
+  SimDevice device_;
+  const DeviceKernels kernels_ = kernels_that_do_nothing();
   Notices notices_;
   CauseTimer timer_{clock_};
   TierRig rig_;

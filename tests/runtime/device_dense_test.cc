@@ -1,0 +1,258 @@
+// The dense part of decoded tokens on the simulated device: the CPU's bits, whatever came before,
+// whatever fails, and whatever there is room for.
+#include "runtime/device_dense.h"
+
+#include <gmock/gmock.h>
+
+#include <cctype>
+
+#include "tests/runtime/device_fixture.h"
+
+namespace offstage {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr uint64_t kAmple = 256ull << 20;
+
+std::vector<TokenId> tokens_of(uint32_t n, uint64_t seed = 11) {
+  Rng rng(seed);
+  std::vector<TokenId> tokens;
+  for (uint32_t i = 0; i < n; ++i) tokens.push_back(static_cast<TokenId>(3 + rng.below(200)));
+  return tokens;
+}
+
+RuntimeOptions options_of(const std::string& name) {
+  RuntimeOptions options = test_options(model_file(name));
+  options.chunk_rows = 32;
+  options.warm_start = false;
+  options.promote = Promote::kAlways;
+  options.n_sequences = 2;
+  options.vram_bytes = kAmple;
+  return options;
+}
+
+void append(std::vector<float>& all, std::span<const float> logits) {
+  all.insert(all.end(), logits.begin(), logits.end());
+}
+
+void step(Runtime& runtime, std::span<const Row> rows, std::vector<float>& all) {
+  const Status status = runtime.forward().run(
+      rows, Phase::kDecode, [&](size_t, std::span<const float> logits) { append(all, logits); });
+  EXPECT_TRUE(status) << (status ? "" : status.error().message);
+}
+
+// A prompt of more than a page, tokens, another prompt, and both again from an earlier position on;
+// two sequences side by side; then one that takes the place of one that ended.
+std::vector<float> conversation(Runtime& runtime) {
+  std::vector<float> all;
+  const LogitsSink sink = [&](size_t, std::span<const float> logits) { append(all, logits); };
+  const std::vector<TokenId> tokens = tokens_of(90);
+  const auto say = [&](Session& session, uint32_t from, uint32_t n) {
+    EXPECT_TRUE(session.score(std::span(tokens).subspan(from, n), sink, nullptr));
+  };
+  {
+    Session first(runtime, SequenceId(0));
+    say(first, 0, 70);
+    for (uint32_t i = 70; i < 74; ++i) say(first, i, 1);
+    say(first, 20, 9);
+    for (uint32_t i = 5; i < 8; ++i) say(first, i, 1);
+    first.rewind(66);
+    say(first, 30, 2);
+    for (uint32_t i = 32; i < 35; ++i) say(first, i, 1);
+    for (uint32_t i = 0; i < 3; ++i) {
+      const Row rows[] = {{SequenceId(0), 71 + i, tokens[i], true},
+                          {SequenceId(1), i, tokens[40 + i], true}};
+      step(runtime, rows, all);
+    }
+  }
+  Session second(runtime, SequenceId(0));
+  for (uint32_t i = 50; i < 53; ++i) say(second, i, 1);
+  runtime.kv().release(SequenceId(1));
+  return all;
+}
+
+std::vector<float> reference(RuntimeOptions options) {
+  options.vram_bytes.reset();
+  const auto model = open_model(options);
+  return model == nullptr ? std::vector<float>() : conversation(*model->runtime);
+}
+
+class DenseFamilies : public ::testing::TestWithParam<const char*> {};
+
+TEST_P(DenseFamilies, GiveTheCpusBits) {
+  const RuntimeOptions options = options_of(GetParam());
+  const auto model = open_with_device(options);
+  ASSERT_NE(model, nullptr);
+  EXPECT_TRUE(same_bits(conversation(*model->runtime), reference(options)));
+  const DeviceDense* dense = model->runtime->device_dense();
+  ASSERT_NE(dense, nullptr) << model->notice("vram_dense");
+  EXPECT_FALSE(dense->is_lost());
+  EXPECT_EQ(dense->forwards(), 4u + 3u + 3u + 3u + 3u);  // the steps, and no prompt
+  EXPECT_EQ(model->notice("vram_dense"), "");
+}
+
+// QK-norm per head and K-quants; biases, a gated shared expert and MXFP4; sinks, windows, biases
+// everywhere; a layer without experts, a shared expert, part of a head rotated, a selection bias,
+// QK-norm per head; QK-norm of the whole and sigmoids; neighbours rotated, residual scale; grouped
+// heads of another shape, unquantised.
+INSTANTIATE_TEST_SUITE_P(
+    Models, DenseFamilies,
+    ::testing::Values("micro-qwen3moe-q4_k_m.gguf", "micro-qwen2moe-mxfp4.gguf",
+                      "gpt-oss-s2-mxfp4.gguf", "gpt-oss-s1.gguf", "glm4moe-s2.gguf",
+                      "minimax-m2-s1.gguf", "granitemoe-s1.gguf", "qwen3moe-s2.gguf"),
+    [](const auto& info) {
+      std::string name = info.param;
+      std::replace_if(
+          name.begin(), name.end(), [](char c) { return !std::isalnum(c); }, '_');
+      return name;
+    });
+
+TEST(DeviceDenseTest, KvInEveryType) {
+  for (const KvType type : {KvType::kF32, KvType::kQ8_0}) {
+    RuntimeOptions options = options_of("micro-qwen3moe-q4_k_m.gguf");
+    options.k_type = type;
+    options.v_type = type == KvType::kF32 ? KvType::kF16 : type;
+    const auto model = open_with_device(options);
+    ASSERT_NE(model, nullptr);
+    EXPECT_TRUE(same_bits(conversation(*model->runtime), reference(options)));
+    ASSERT_NE(model->runtime->device_dense(), nullptr);
+  }
+}
+
+TEST(DeviceDenseTest, WhatHasNoKernelStaysWithTheCpuAndIsSaid) {
+  const std::pair<const char*, const char*> kModels[] = {
+      {"micro-deepseek2-q4_k_m.gguf", "latent attention"}, {"phimoe-s1.gguf", "layer norms"}};
+  for (const auto& [name, reason] : kModels) {
+    const auto model = open_with_device(options_of(name));
+    ASSERT_NE(model, nullptr);
+    EXPECT_EQ(model->runtime->device_dense(), nullptr) << name;
+    if (model->runtime->device_experts() != nullptr) {
+      EXPECT_THAT(model->notice("vram_dense"), HasSubstr(reason));
+    } else {  // the reason is the experts' own, which have no kernels either
+      EXPECT_THAT(model->notice("vram"), HasSubstr("--vram has no effect"));
+    }
+  }
+}
+
+// All of it or none; and what is taken is what is said, never more than --vram.
+TEST(DeviceDenseTest, TheBudgetDecides) {
+  RuntimeOptions options = options_of("micro-qwen3moe-q4_k_m.gguf");
+  const std::vector<float> expected = reference(options);
+  const auto ample = open_with_device(options);
+  ASSERT_NE(ample, nullptr);
+  const DeviceDense& dense = *ample->runtime->device_dense();
+  const DeviceExperts& experts = *ample->runtime->device_experts();
+  const uint64_t needed = dense.memory_bytes();
+  EXPECT_EQ(needed, dense.weights_bytes() + dense.kv_bytes() + dense.working_bytes());
+  EXPECT_GE(dense.kv_bytes(), ample->runtime->plan().kv_bytes);
+  const uint64_t said = needed + experts.vram().memory_bytes() + experts.working_bytes();
+  EXPECT_LE(ample->device->counters().allocated_bytes, said);
+  EXPECT_GT(ample->device->counters().allocated_bytes, said - 4096);  // parts are rounded up
+
+  options.vram_bytes = needed;
+  const auto alone = open_with_device(options);
+  ASSERT_NE(alone, nullptr);
+  ASSERT_NE(alone->runtime->device_dense(), nullptr);
+  EXPECT_EQ(alone->runtime->device_experts(), nullptr);
+  EXPECT_EQ(alone->runtime->vram_state(), VramState::kInUse);
+  EXPECT_EQ(alone->device->counters().allocated_bytes_max, needed);
+  EXPECT_THAT(alone->notice("vram"), HasSubstr("no experts in VRAM, the CPU computes them"));
+  EXPECT_TRUE(same_bits(conversation(*alone->runtime), expected));
+
+  options.vram_bytes = needed - 1;
+  const auto without = open_with_device(options);
+  ASSERT_NE(without, nullptr);
+  EXPECT_EQ(without->runtime->device_dense(), nullptr);
+  ASSERT_NE(without->runtime->device_experts(), nullptr);
+  EXPECT_LE(without->device->counters().allocated_bytes_max, needed - 1);
+  EXPECT_THAT(without->notice("vram_dense"), HasSubstr("stay with the CPU"));
+  EXPECT_THAT(without->notice("vram_dense"), HasSubstr("KV for 256 positions"));
+  EXPECT_TRUE(same_bits(conversation(*without->runtime), expected));
+}
+
+TEST(DeviceDenseTest, RefusedMemoryLeavesVramToTheExperts) {
+  const RuntimeOptions options = options_of("micro-qwen3moe-q4_k_m.gguf");
+  for (const SimDeviceFaultKind kind :
+       {SimDeviceFaultKind::kOutOfMemory, SimDeviceFaultKind::kPinRefused}) {
+    const auto model = open_with_device(options, {{kind, 1, 1}});
+    ASSERT_NE(model, nullptr);
+    EXPECT_EQ(model->runtime->device_dense(), nullptr);
+    EXPECT_NE(model->runtime->device_experts(), nullptr);
+    EXPECT_THAT(model->notice("vram_dense"), HasSubstr("stay with the CPU"));
+  }
+}
+
+TEST(DeviceDenseTest, ADeviceThatFailsAtTheStartIsLeftAlone) {
+  const RuntimeOptions options = options_of("micro-qwen3moe-q4_k_m.gguf");
+  const auto model = open_with_device(options, {{SimDeviceFaultKind::kCopyError, 3, 1}});
+  ASSERT_NE(model, nullptr);
+  EXPECT_EQ(model->runtime->vram_state(), VramState::kUnavailable);
+  EXPECT_THAT(model->notice("vram"), HasSubstr("everything is computed on the CPU"));
+}
+
+// A launch, a copy or an event, early in a token, late, or in the middle of a layer: said once, the
+// same bits, and nothing is asked of the device any more. With experts there, and without.
+TEST(DeviceDenseTest, WhateverTheDeviceDoes) {
+  for (const char* name : {"micro-qwen2moe-mxfp4.gguf", "glm4moe-s2.gguf"}) {
+    RuntimeOptions options = options_of(name);
+    options.device_deadline_ns = 100'000;  // the instant device's events come at once or never
+    const std::vector<float> expected = reference(options);
+    const auto healthy = open_with_device(options);
+    ASSERT_NE(healthy, nullptr);
+    const SimDeviceCounters at_open = healthy->device->counters();
+    const uint64_t n_marks = healthy->runtime->spec().n_layers;  // of the weights' copies
+    std::vector<SimDeviceFault> faults = {
+        {SimDeviceFaultKind::kCopyError,
+         at_open.copies[static_cast<size_t>(DeviceStream::kToDevice)] + 1, 1}};
+    for (const uint64_t later : {1, 4, 9, 17, 23, 50})
+      faults.push_back({SimDeviceFaultKind::kLaunchError, at_open.launches + later, 1});
+    for (const uint64_t later : {3, 4, 6})
+      faults.push_back({SimDeviceFaultKind::kNeverReached, n_marks + later, 1});
+    for (const SimDeviceFault& fault : faults) {
+      const auto model = open_with_device(options, {fault});
+      ASSERT_NE(model, nullptr);
+      const std::string what =
+          fmt::format("{}: fault {} at {}", name, static_cast<int>(fault.kind), fault.nth);
+      EXPECT_TRUE(same_bits(conversation(*model->runtime), expected)) << what;
+      EXPECT_EQ(model->device->counters().faults, 1u) << what;
+      EXPECT_EQ(model->runtime->vram_state(), VramState::kLost) << what;
+      EXPECT_TRUE(model->runtime->device_dense()->is_lost()) << what;
+      size_t said = 0;
+      for (const Notice& notice : model->notices.list())
+        said += notice.text.find("the CPU computes all") != std::string::npos;
+      EXPECT_EQ(said, 1u) << what;
+      const uint64_t forwards = model->runtime->device_dense()->forwards();
+      decode_logits(*model->runtime, tokens_of(2));
+      EXPECT_EQ(model->runtime->device_dense()->forwards(), forwards) << what;
+    }
+  }
+}
+
+TEST(DeviceDenseTest, EveryNanosecondIsInTheRecord) {
+  const auto model = open_with_device(options_of("micro-qwen2moe-mxfp4.gguf"));
+  ASSERT_NE(model, nullptr);
+  Session session(*model->runtime, SequenceId(0));
+  const std::vector<TokenId> tokens = tokens_of(12);
+  const auto record = session.feed(std::span(tokens).first(4), std::span(tokens).subspan(4), {});
+  ASSERT_TRUE(record);
+  for (const TokenRecord& token : record->tokens) {
+    EXPECT_EQ(token.wall_ns, token.causes.total_ns());
+    EXPECT_GT(token.causes[Cause::kGpu], 0);
+  }
+  EXPECT_GT(record->tokens.front().causes[Cause::kPcie], 0);  // the prompt's keys and values
+  EXPECT_EQ(model->runtime->device_dense()->forwards(), 8u);
+}
+
+TEST(DeviceDenseTest, CpuLeavesAllOfVramToExperts) {
+  RuntimeOptions options = options_of("micro-qwen3moe-q4_k_m.gguf");
+  options.dense = DensePart::kCpu;
+  const auto model = open_with_device(options);
+  ASSERT_NE(model, nullptr);
+  EXPECT_EQ(model->runtime->device_dense(), nullptr);
+  EXPECT_NE(model->runtime->device_experts(), nullptr);
+  EXPECT_EQ(model->notice("vram_dense"), "");
+}
+
+}  // namespace
+}  // namespace offstage
