@@ -27,7 +27,7 @@ enum class Cause : uint8_t {
   kCache,        // residency bookkeeping, starting reads
   kSample,       // which token comes next: sampler, whether to stop, the next forward's rows
   kLookahead,    // guessing the next layer's experts
-  kGpu,          // handing experts over to the device, and waiting for what it computes
+  kGpu,          // handing rows over to the device, and waiting for what it computes
   kPcie,         // bringing experts to the device's memory
   kCaller,       // what the caller did with the token before: text, output
   kRecord,       // writing down what the token before cost, and its routing
