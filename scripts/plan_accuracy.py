@@ -3,13 +3,13 @@
 
   plan_accuracy.py --model FILE@RAM,RAM ... [--p99-model FILE@RAM,RAM ...] [--drives FOLDER FOLDER]
 
-For every model its routing is recorded once, on another text than the one that is measured. Then,
-for each budget, with one free drive, one paced one and (with --drives, into which the model is
-packed) two paced ones: `probe`, `plan` with that recording, and --turns times `run`, `probe`,
-`plan`. A shared machine isn't the same from turn to turn, so forecasts and runs are means. Forecasts
-know nothing of a run; the one that the run makes of itself (`forecast` of its JSON), with its own
-routing and the profile before it, stands beside, so that errors of the profile and of guessed
-routing can be told apart.
+For every model its routing is recorded once, on another text than the one that is measured and as
+long. Then, for each budget, with one free drive, one paced one and (with --drives, into which the
+model is packed) two paced ones: `probe`, `plan` with that recording, and --turns times `run`,
+`probe`, `plan`. A shared machine isn't the same from turn to turn, so forecasts and runs are means.
+Forecasts know nothing of a run; the one that the run makes of itself (`forecast` of its JSON), with
+its own routing and the profile before it, stands beside, so that errors of the profile and of
+guessed routing can be told apart.
 
 A drive that remembers what was read lately (a virtual machine's may be 20 times as fast then) would
 answer the probe and the run differently, so each model is read whole before its rows.
@@ -28,7 +28,7 @@ import tempfile
 
 RECORDED_PROMPT = "A theatre in winter: the stage is dark, and the"
 MEASURED_PROMPT = "The prompter calls eight of the actors; the line is"
-RECORDED_TOKENS = 256
+RECORDED_TOKENS_MIN = 256
 CONTEXT_SPARE = 64
 
 
@@ -85,11 +85,12 @@ def recall_of(run):
     return ",".join(f"{share:.4f}" for share in by_distance) or "0"
 
 
-def record(program, file, budget, trace):
+def record(program, file, budget, trace, tokens):
     """The routing of another text, and how well it could be guessed."""
-    run = program.json("run", "-m", file, *program.threads, "--ram", budget, "-c", 1024, "-p",
-                       RECORDED_PROMPT, "-n", RECORDED_TOKENS, "--temp", 1, "-s", 7, "--ignore-eos",
-                       "--no-warm-start", "--no-forecast", "--record-routing", trace)
+    run = program.json("run", "-m", file, *program.threads, "--ram", budget, "-c",
+                       tokens + 2 * CONTEXT_SPARE, "-p", RECORDED_PROMPT, "-n", tokens, "--temp", 1,
+                       "-s", 7, "--ignore-eos", "--no-warm-start", "--no-forecast",
+                       "--record-routing", trace)
     return recall_of(run)
 
 
@@ -160,7 +161,7 @@ def measure_all(program, options, models, tokens):
         say(f"{file}: reading it")
         read_whole(file)
         say(f"{file}: recording its routing")
-        recall = record(program, file, budgets[0], trace)
+        recall = record(program, file, budgets[0], trace, max(tokens, RECORDED_TOKENS_MIN))
         n_prompt = len(program.json("tokenize", "-m", file, "-p", MEASURED_PROMPT,
                                     "--add-special")["tokens"])
         if options.drives:
