@@ -5,12 +5,12 @@
 #   scripts/check.sh            everything
 #   scripts/check.sh --quick    lint and the tests of the release build
 #
-# Logs of the steps are kept in build/check-logs. FUZZ_SECONDS (20) is per fuzz target.
+# Logs of the steps are kept in build/check-logs. FUZZ_SECONDS (30) is per fuzz target.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 readonly LOGS=build/check-logs
-readonly FUZZ_SECONDS="${FUZZ_SECONDS:-20}"
+readonly FUZZ_SECONDS="${FUZZ_SECONDS:-30}"
 readonly JOBS="$(nproc)"
 # Arithmetic that runs 20 times slower under ThreadSanitizer and shows it nothing: who shares what is
 # the same for every format and instruction set.

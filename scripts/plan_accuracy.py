@@ -137,8 +137,9 @@ def measure(program, options, file, budget, trace, recall, tokens, n_prompt, n_d
 
 
 def figures_of(run):
-    calls = run["experts"]["ram_hits"] + run["experts"]["drive_reads"]
-    return {"tok_s": run["decode_tok_s"], "hits": run["experts"]["ram_hits"] / calls if calls else 1,
+    hits = run["experts"]["ram_hits"]
+    calls = hits + run["experts"]["drive_reads"]
+    return {"tok_s": run["decode_tok_s"], "hits": hits / calls if calls else 1,
             "p99": run["token_ms"]["p99"]}
 
 
