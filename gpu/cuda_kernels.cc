@@ -1,25 +1,8 @@
-// The kernels that nvcc compiled, as the table that the runtime calls.
-#include "gpu/device.h"
+// The kernels that nvcc compiled.
+#include "gpu/kernel_table.h"
 
 namespace offstage {
 
-std::optional<DeviceKernels> device_kernels() {
-  DeviceKernels kernels;
-  kernels.activation_row_bytes = gpu::activation_row_bytes;
-  kernels.set_slot = gpu::set_slot;
-  kernels.move_words = gpu::move_words;
-  kernels.quantise_activations = gpu::quantise_activations;
-  kernels.expert_gate_up = gpu::expert_gate_up;
-  kernels.matvec = gpu::matvec;
-  kernels.float_matvec = gpu::float_matvec;
-  kernels.rms_norm = gpu::rms_norm;
-  kernels.rope = gpu::rope;
-  kernels.store_kv = gpu::store_kv;
-  kernels.attention = gpu::attention;
-  kernels.add_scaled = gpu::add_scaled;
-  kernels.route = gpu::route;
-  kernels.activate = gpu::activate;
-  return kernels;
-}
+std::optional<DeviceKernels> device_kernels() { return kernel_table(); }
 
 }  // namespace offstage

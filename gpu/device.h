@@ -106,8 +106,8 @@ class Device {
 // The device of that index in list_devices(), with a context of its own. Errors as there.
 Result<std::unique_ptr<Device>> open_device(uint32_t index);
 
-// The kernels of gpu/kernels that a decoded token takes, or what stands for them on the simulated
-// device.
+// The kernels of gpu/kernels that a run takes (gpu/kernel_table.h), or what stands for them on the
+// simulated device.
 struct DeviceKernels {
   template <typename Args>
   using Kernel = std::function<gpu::CallStatus(gpu::StreamHandle, const Args&)>;

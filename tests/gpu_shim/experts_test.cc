@@ -2,29 +2,13 @@
 // same logits as without a device.
 #include <gmock/gmock.h>
 
+#include "gpu/kernel_table.h"
 #include "tests/runtime/device_fixture.h"
 
 namespace offstage {
 namespace {
 
-DeviceKernels shim_kernels(const Kernels&) {
-  DeviceKernels kernels;
-  kernels.activation_row_bytes = gpu::activation_row_bytes;
-  kernels.set_slot = gpu::set_slot;
-  kernels.move_words = gpu::move_words;
-  kernels.quantise_activations = gpu::quantise_activations;
-  kernels.expert_gate_up = gpu::expert_gate_up;
-  kernels.matvec = gpu::matvec;
-  kernels.float_matvec = gpu::float_matvec;
-  kernels.rms_norm = gpu::rms_norm;
-  kernels.rope = gpu::rope;
-  kernels.store_kv = gpu::store_kv;
-  kernels.attention = gpu::attention;
-  kernels.add_scaled = gpu::add_scaled;
-  kernels.route = gpu::route;
-  kernels.activate = gpu::activate;
-  return kernels;
-}
+DeviceKernels shim_kernels(const Kernels&) { return kernel_table(); }
 
 // Two sequences side by side, so that experts have several rows.
 std::vector<float> logits_of(Runtime& runtime) {
