@@ -176,6 +176,7 @@ Status VramTier::set_entry(LayerIndex layer, ExpertId expert, const std::byte* s
 // to the device from now on begins when nothing can read the slot any more.
 Status VramTier::make_way(Slot& slot) {
   Device& device = parts_.device;
+  if (slot.used) return device.order(DeviceStream::kToDevice, *slot.used);
   OFFSTAGE_TRY_VOID(set_entry(slot.layer, slot.expert, nullptr));
   OFFSTAGE_TRY(DeviceMark free, device.mark(DeviceStream::kCompute));
   std::optional<ExpertSpace> space;
@@ -258,6 +259,7 @@ void VramTier::begin_slot(Slot& slot, LayerIndex layer, ExpertId expert, State s
   slot.bytes = expert_bytes(layer);
   slot.had_the_bus = copying_.empty() && n_visits_ <= (state == State::kVisiting ? 1u : 0u);
   slot.state = state;
+  slot.used.reset();
   slot.layer = layer;
   slot.expert = expert;
   slot.begun_ns = slot.not_before_ns = now_ns;

@@ -13,10 +13,10 @@
 // slot waits on its own stream for all that was launched before. is_resident() is what the next
 // kernel will see.
 //
-// A visitor is copied for the calls of now: what is launched after visit() finds it in the table,
-// its kernels waiting for the copy on the device. It stays, in a slot of its layer, if it will be
-// called more often than who leaves; else it has a slot of the few that all layers share, until the
-// event ends.
+// A visitor is copied for the calls of now: what is launched after visit() and before the next one
+// finds it in the table, its kernels waiting for the copy on the device. It stays, in a slot of its
+// layer, if it will be called more often than who leaves; else it has a slot of the few that all
+// layers share, until the event ends.
 //
 // A promotion must pay: what its calls save, less what the expert that leaves would have saved, is
 // more than the copy's time, as measured on the copies before; and copies take no more than a share
@@ -118,7 +118,8 @@ class VramTier {
   // time that one stays; `saved_ns` per call.
   Promotion promote(LayerIndex layer, ExpertId expert, const ExpertBytes& matrices,
                     std::span<const double> calls_expected, int64_t saved_ns);
-  // For calls of now. `matrices` as in promote(); a visitor that leaves isn't named by poll(): its
+  // For calls of now, whose kernels are launched before the next visit: while they compute, that
+  // one is copied. `matrices` as in promote(); a visitor that leaves isn't named by poll(): its
   // matrices must stay until end_visits(). Without `calls_expected` none stays.
   Visit visit(LayerIndex layer, ExpertId expert, const ExpertBytes& matrices,
               std::span<const double> calls_expected);
@@ -157,6 +158,7 @@ class VramTier {
     ExpertId expert;
     uint64_t bytes = 0;
     DeviceMark arrived;
+    std::optional<DeviceMark> used;   // a visitor's kernels were launched before this
     std::optional<ExpertPlace> kept;  // who left for it and was copied away, which comes first
     int64_t begun_ns = 0;
     int64_t not_before_ns = 0;  // when it was last seen not to have arrived
@@ -177,6 +179,7 @@ class VramTier {
   size_t place(LayerIndex layer, ExpertId expert) const;
   std::span<Slot> slots_of(LayerIndex layer);
   Slot* place_for(LayerIndex layer, std::span<const double> calls_expected);
+  Status note_use();
   Slot& next_visitor();
   uint64_t expert_bytes(LayerIndex layer) const;
   int64_t copy_ns(uint64_t bytes) const;

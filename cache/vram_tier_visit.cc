@@ -11,18 +11,30 @@ VramTier::Slot& VramTier::next_visitor() {
   return slots_[first_slot_.back() + n_visits_++ % plan_.visitors];
 }
 
+// By now the kernels of the visitor before were launched; those after them don't see it. Who takes
+// its slot waits for them, and not for the kernels of the visitors between.
+Status VramTier::note_use() {
+  if (n_visits_ == 0) return {};
+  Slot& last = slots_[first_slot_.back() + (n_visits_ - 1) % plan_.visitors];
+  if (last.state != State::kVisiting || last.used) return {};
+  OFFSTAGE_TRY_VOID(set_entry(last.layer, last.expert, nullptr));
+  OFFSTAGE_TRY(last.used, parts_.device.mark(DeviceStream::kCompute));
+  return {};
+}
+
 Visit VramTier::visit(LayerIndex layer, ExpertId expert, const ExpertBytes& matrices,
                       std::span<const double> calls_expected) {
   if (lost_) return Visit::kLost;
   if (!has_slots(layer) || plan_.visitors == 0 || slot_of_[place(layer, expert)] != kAbsent)
     return Visit::kRefused;
+  Status status = note_use();
   Slot* slot = calls_expected.empty() ? nullptr : place_for(layer, calls_expected);
   const bool stays =
       slot != nullptr && (slot->state == State::kEmpty ||
                           calls_expected[slot->expert.value] < calls_expected[expert.value]);
   if (!stays) slot = &next_visitor();
   const bool waits = slot->state == State::kResident;  // for kernels that read it
-  Status status = start_copy(*slot, layer, matrices);
+  if (status) status = start_copy(*slot, layer, matrices);
   if (status) {
     begin_slot(*slot, layer, expert, stays ? State::kCopying : State::kVisiting);
     status = let_in(*slot);
@@ -69,6 +81,10 @@ void VramTier::end_visits() {
   if (lost_) return;
   for (Slot& slot : std::span(slots_).subspan(first_slot_.back())) {
     if (slot.state != State::kVisiting) continue;
+    if (slot.used) {
+      leave(slot);
+      continue;
+    }
     if (const Status cleared = set_entry(slot.layer, slot.expert, nullptr); !cleared)
       return lose(cleared.error());
     leave(slot);
