@@ -145,7 +145,7 @@ class RamTier {
   // `here`: of the event's calls those that this tier is to bring; the others are computed
   // elsewhere.
   void begin(const LayerEvent& event, std::span<const ExpertCall> here, Phase phase);
-  // Within an event of decode: more of its calls, which somebody else had promised to compute.
+  // Within an event: more of its calls, which somebody else had promised to compute.
   void call(std::span<const ExpertCall> more);
   // The same of calls that were handed out already and then given to somebody else: they don't
   // count as hits twice.

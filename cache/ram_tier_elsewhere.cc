@@ -8,8 +8,10 @@ namespace offstage {
 
 void RamTier::call(std::span<const ExpertCall> more) {
   const CauseScope scope(parts_.timer, Cause::kCache);
-  CHECK(in_event_ && phase_ == Phase::kDecode);
-  start_missing(take_calls(more));
+  CHECK(in_event_);
+  std::vector<ExpertCall> newcomers = take_calls(more);
+  if (phase_ == Phase::kPrefill) plan_what_stays(newcomers);
+  start_missing(newcomers);
   start_reads();
 }
 

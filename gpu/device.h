@@ -126,6 +126,9 @@ struct DeviceKernels {
   Kernel<gpu::AddScaledArgs> add_scaled;
   Kernel<gpu::RouteArgs> route;
   Kernel<gpu::ActivateArgs> activate;
+  // What a prompt's chunk takes of experts.
+  Kernel<gpu::GroupCallsArgs> group_calls;
+  Kernel<gpu::MatvecArgs> matmul;
 };
 
 // Those of open_device()'s devices. None in a build without CUDA.

@@ -22,6 +22,8 @@ inline DeviceKernels kernel_table() {
   kernels.add_scaled = gpu::add_scaled;
   kernels.route = gpu::route;
   kernels.activate = gpu::activate;
+  kernels.group_calls = gpu::group_calls;
+  kernels.matmul = gpu::matmul;
   return kernels;
 }
 

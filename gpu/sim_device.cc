@@ -341,6 +341,7 @@ Result<DeviceMark> SimDevice::mark(DeviceStream stream) {
   work.name = "mark";
   const bool never = state_->strikes(SimDeviceFaultKind::kNeverReached);
   OFFSTAGE_TRY_VOID(state_->put(stream, std::move(work), 0));
+  ++state_->counters.marks;
   State::Stream& on = state_->streams[index_of(stream)];
   if (never) on.pending.back().done_ns = on.free_ns = kNever;
   After after = on.after;

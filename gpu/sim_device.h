@@ -53,6 +53,7 @@ struct SimDeviceCounters {
   uint64_t copies[kDeviceStreams] = {};
   uint64_t bytes[kDeviceStreams] = {};
   uint64_t launches = 0;
+  uint64_t marks = 0;
   uint64_t allocated_bytes = 0, allocated_bytes_max = 0;
   uint64_t faults = 0;  // that struck
 };

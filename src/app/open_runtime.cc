@@ -61,7 +61,12 @@ void print_vram(const Runtime& runtime) {
                "weights {} (RAM has them too), KV {}, working memory {}\n",
                format_bytes(dense->memory_bytes()), device, format_bytes(dense->weights_bytes()),
                format_bytes(dense->kv_bytes()), format_bytes(dense->working_bytes()));
-  if (const DeviceExperts* experts = runtime.device_experts())
+  const DeviceExperts* const experts = runtime.device_experts();
+  if (experts != nullptr && experts->chunks() != nullptr)
+    fmt::print(
+        stderr, "vram     {:>11}  {}: working memory for prompts' experts, {} tokens at once\n",
+        format_bytes(experts->chunks()->memory_bytes()), device, experts->chunks()->rows_max());
+  if (experts != nullptr)
     fmt::print(stderr, "vram     {:>11}  {}: {} experts in each of {} layers, {} there already\n",
                format_bytes(experts->vram().memory_bytes()), device,
                experts->vram().slots_per_layer(), experts->layers_with_slots(),

@@ -157,6 +157,8 @@ Json vram_json(const Runtime& runtime, uint64_t hits) {
   const DeviceExperts* experts = runtime.device_experts();
   const VramCounters counters = experts == nullptr ? VramCounters() : experts->vram().counters();
   const PlacementCounts placed = experts == nullptr ? PlacementCounts() : experts->placements();
+  const DeviceChunks* chunks = experts == nullptr ? nullptr : experts->chunks();
+  const ChunkCounts chunked = chunks == nullptr ? ChunkCounts() : chunks->counts();
   return {{"version", 1},
           {"state", vram_state_name(runtime.vram_state())},
           {"device", device == nullptr ? "" : device->facts().name},
@@ -183,7 +185,11 @@ Json vram_json(const Runtime& runtime, uint64_t hits) {
           {"placed_ram_cpu", placed.ram_cpu},
           {"placed_ram_copied", placed.ram_copied},
           {"placed_drive_cpu", placed.drive_cpu},
-          {"placed_drive_copied", placed.drive_copied}};
+          {"placed_drive_copied", placed.drive_copied},
+          {"chunk_bytes", chunks == nullptr ? 0 : chunks->memory_bytes()},
+          {"chunk_in_place", chunked.in_place},
+          {"chunk_streamed", chunked.streamed},
+          {"chunk_cpu", chunked.cpu}};
 }
 
 Json itl_json(std::span<const TokenRecord> tokens) {

@@ -144,10 +144,17 @@ std::string experts_line(const Runtime& runtime, const TokenRecord& decode, size
       format_bytes(counters.promoted_bytes), runtime.device_experts()->nominated(),
       counters.evictions, counters.demotions);
   const PlacementCounts& placed = runtime.device_experts()->placements();
+  text += fmt::format(
+      "placed   not in VRAM: {} calls computed by the CPU, {} by the device "
+      "after a copy; the drive first: {} and {}\n",
+      placed.ram_cpu, placed.ram_copied, placed.drive_cpu, placed.drive_copied);
+  const DeviceChunks* const chunks = runtime.device_experts()->chunks();
+  if (chunks == nullptr) return text;
+  const ChunkCounts& counts = chunks->counts();
   return text + fmt::format(
-                    "placed   not in VRAM: {} calls computed by the CPU, {} by the device "
-                    "after a copy; the drive first: {} and {}\n",
-                    placed.ram_cpu, placed.ram_copied, placed.drive_cpu, placed.drive_copied);
+                    "prompts  {} calls of chunks computed in VRAM, {} on their way through it, "
+                    "{} by the CPU\n",
+                    counts.in_place, counts.streamed, counts.cpu);
 }
 
 // Who chose the experts.

@@ -35,8 +35,11 @@ std::span<const ExpertCall> DeviceExperts::take(LayerIndex layer, const Routing&
   taken_.clear();
   left_.clear();
   take_arrivals();
+  in_chunk_ = phase == Phase::kPrefill && chunks_ != nullptr && !vram_->is_lost() &&
+              vram_->has_slots(layer);
   takes_part_ = phase == Phase::kDecode && routing.n_rows <= options_.rows_max &&
                 !vram_->is_lost() && vram_->has_slots(layer);
+  if (in_chunk_) return take_chunk(layer, routing, normed);
   if (!takes_part_) return routing.calls;
   const CauseScope scope(parts_.timer, Cause::kGpu);
   layer_ = layer;
@@ -135,7 +138,7 @@ Status DeviceExperts::put(std::string_view name, const DeviceKernels::Kernel<Arg
 Status DeviceExperts::launch_group(const Group& group, uint32_t n_rows) {
   const DeviceKernels& kernels = parts_.kernels;
   const LayerWeights& weights = weights_of(layer_);
-  const Biases& biases = biases_[layer_.value];
+  const DeviceBiases& biases = biases_[layer_.value];
   const uint32_t hidden = parts_.spec.hidden, ffn = parts_.spec.expert_ffn;
   const uint64_t begin = group.is_first ? 0 : group.jobs, handed_bytes = group.end - begin;
   const float* const rows =
@@ -193,6 +196,7 @@ Status DeviceExperts::launch_group(const Group& group, uint32_t n_rows) {
 }
 
 DeviceExperts::Lost DeviceExperts::collect(const Routing& routing, float* expert_out) {
+  if (in_chunk_) return collect_chunk(expert_out);
   if (!in_flight_) return {};
   const CauseScope scope(parts_.timer, Cause::kGpu);
   in_flight_ = false;
@@ -243,6 +247,7 @@ Result<bool> DeviceExperts::wait_for(DeviceMark mark) {
 }
 
 void DeviceExperts::promote(LayerIndex layer, const EventCosts& costs) {
+  if (in_chunk_) chunks_->add_cpu(costs.cpu_ns);
   if (!takes_part_) return;
   value_.add_costs(costs);
   meter_.add_cpu(layer, costs.calls, costs.cpu_ns);

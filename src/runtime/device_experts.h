@@ -13,8 +13,9 @@
 //
 // A layer's hand-over is one block: the rows, unless the device has them (device_dense.h), and
 // which expert takes which. It lies in pinned memory that a kernel fetches, and results come back
-// the same way, so that a layer doesn't stand behind the megabytes of a promotion. Prompts are
-// computed by the CPU; so are forwards of more rows than `rows_max`.
+// the same way, so that a layer doesn't stand behind the megabytes of a promotion. Of a prompt's
+// chunk the device computes its share as device_chunks.h has it, if VRAM has room for what that
+// works in, and nothing comes to stay. Other forwards of more rows than `rows_max` are the CPU's.
 //
 // An error of the device, at any call, loses the tier and nothing else (one notice): what it had
 // taken goes back to the caller, whose tier in RAM brings it on, and the bits stay (promise 1).
@@ -24,6 +25,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "base/cause_timer.h"
@@ -35,6 +37,7 @@
 #include "cache/vram_tier.h"
 #include "gpu/device.h"
 #include "model/spec.h"
+#include "runtime/device_chunks.h"
 #include "runtime/options.h"
 #include "runtime/placement.h"
 #include "runtime/promotion_value.h"
@@ -59,7 +62,8 @@ class DeviceExperts {
     const DenseWeights& weights;
     const ExpertLayout& layout;
     RamTier& ram;
-    std::span<std::byte> ram_slots;  // where copies come from: pinned, if the system lets us
+    // Where copies come from: pinned, if the system lets us. Experts', and rows of prompts.
+    std::span<std::byte> ram_slots, scratch;
     CauseTimer& timer;
     const Clock& clock;
     Notices& notices;
@@ -67,6 +71,7 @@ class DeviceExperts {
   struct Options {
     uint64_t vram_bytes = 0;  // all that it may allocate on the device
     uint32_t rows_max = 1;
+    uint32_t chunk_rows = 0;  // of a prompt's chunk; 0: prompts are the CPU's
     Promote promote = Promote::kAuto;
     Placement placement = Placement::kAuto;
     bool demote = true;
@@ -94,6 +99,8 @@ class DeviceExperts {
   // call. The device has begun to copy the others, and will compute them.
   std::span<const ReadyExpert> place(const Routing& routing, const float* normed,
                                      std::span<const ReadyExpert> ready);
+  // The CPU has computed those: RAM may have the slots back of what it handed out.
+  void let_go();
   // What the caller must compute after all: nothing, or all that the device had.
   struct Lost {
     std::span<const ExpertCall> taken;   // by take()
@@ -114,10 +121,15 @@ class DeviceExperts {
   bool is_resident(LayerIndex layer, ExpertId expert) const {
     return vram_->is_resident(layer, expert);
   }
+  // Prompts needn't have it in RAM.
+  bool computes_in_chunks(LayerIndex layer, ExpertId expert) const {
+    return chunks_ != nullptr && vram_->is_resident(layer, expert);
+  }
   bool is_lost() const { return vram_->is_lost(); }
   uint64_t hits() const { return hits_; }            // calls whose experts were there
   uint64_t nominated() const { return nominated_; }  // promotions begun by nominate()
   const PlacementCounts& placements() const { return placed_; }
+  const DeviceChunks* chunks() const { return chunks_.get(); }  // nullptr: the CPU's
   const VramTier& vram() const { return *vram_; }
   const DeviceFacts& facts() const { return parts_.device.facts(); }
   uint32_t layers_with_slots() const;
@@ -133,9 +145,6 @@ class DeviceExperts {
   static constexpr int64_t kPaysAlways = 1'000'000'000'000;
   static constexpr uint64_t kPartAlignment = 64;  // of a hand-over's parts
   static constexpr uint32_t kVisitors = 2;        // one is computed while the next is copied
-  struct Biases {
-    const float *gate = nullptr, *up = nullptr, *down = nullptr;  // on the device
-  };
   // Experts launched together, and where what they need lies: the same in pinned and in device
   // memory.
   struct Group {
@@ -147,6 +156,15 @@ class DeviceExperts {
 
   DeviceExperts(const Parts& parts, const Options& options);
   Status open();
+  Status open_tier();
+  uint64_t chunk_bytes() const;
+  std::string why_no_chunks() const;
+  Status open_chunks();
+  Status leave_chunks_to_cpu(const std::string& reason);
+  std::span<const ExpertCall> take_chunk(LayerIndex layer, const Routing& routing,
+                                         const float* normed);
+  std::span<const ReadyExpert> place_chunk(std::span<const ReadyExpert> ready);
+  Lost collect_chunk(float* expert_out);
   Result<VramPlan> plan();
   Status take_working_memory();
   Result<const float*> upload(const float* values, uint64_t n);
@@ -184,10 +202,12 @@ class DeviceExperts {
   std::byte* input_ = nullptr;                        // on the device, from here on
   std::byte *forms_ = nullptr, *hidden_forms_ = nullptr;
   float *hidden_ = nullptr, *out_ = nullptr;
-  std::vector<Biases> biases_;  // by layer
+  std::vector<DeviceBiases> biases_;  // by layer
+  std::unique_ptr<DeviceChunks> chunks_;
 
   // The event.
   bool takes_part_ = false;
+  bool in_chunk_ = false;  // chunks_ does, instead
   LayerIndex layer_;
   const float* rows_there_ = nullptr;  // what take() was given
   int64_t begun_ns_ = 0;

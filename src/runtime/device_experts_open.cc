@@ -46,6 +46,29 @@ Result<std::unique_ptr<DeviceExperts>> DeviceExperts::create(const Parts& parts,
 }
 
 Status DeviceExperts::open() {
+  const bool are_wanted = options_.chunk_rows != 0;
+  std::string no_chunks = why_no_chunks();
+  if (!no_chunks.empty()) options_.chunk_rows = 0;
+  Status opened = open_tier();
+  if (!opened && opened.error().code == ErrorCode::kBudget && options_.chunk_rows != 0) {
+    no_chunks = "what their chunks work in leaves no room for experts";
+    options_.chunk_rows = 0;
+    opened = open_tier();
+  }
+  OFFSTAGE_TRY_VOID(std::move(opened));
+  OFFSTAGE_TRY_VOID(take_working_memory());
+  OFFSTAGE_TRY_VOID(upload_biases());
+  const Status pinned = parts_.ram_slots.empty() ? Status() : parts_.device.pin(parts_.ram_slots);
+  if (!pinned)
+    parts_.notices.add("vram", fmt::format("the slots in RAM can't be pinned, so copies to the "
+                                           "device are slower: {}",
+                                           pinned.error().message));
+  if (!are_wanted) return {};
+  return no_chunks.empty() ? open_chunks() : leave_chunks_to_cpu(no_chunks);
+}
+
+// Sizes, memory, tables; kBudget takes nothing.
+Status DeviceExperts::open_tier() {
   OFFSTAGE_TRY(VramPlan plan, this->plan());
   VramParts parts = {parts_.device, parts_.clock, parts_.notices, parts_.kernels.set_slot};
   if (options_.demote)
@@ -56,13 +79,6 @@ Status DeviceExperts::open() {
                       vram.error().message, working_bytes());
   if (!vram) return tl::unexpected(std::move(vram).error());
   vram_ = std::move(*vram);
-  OFFSTAGE_TRY_VOID(take_working_memory());
-  OFFSTAGE_TRY_VOID(upload_biases());
-  const Status pinned = parts_.ram_slots.empty() ? Status() : parts_.device.pin(parts_.ram_slots);
-  if (!pinned)
-    parts_.notices.add("vram", fmt::format("the slots in RAM can't be pinned, so copies to the "
-                                           "device are slower: {}",
-                                           pinned.error().message));
   return {};
 }
 
@@ -117,7 +133,8 @@ Result<VramPlan> DeviceExperts::plan() {
     parts_.notices.add("vram", fmt::format("{} of {} layers keep no experts in VRAM: the GPU has "
                                            "kernels for experts in {}",
                                            without, parts_.layout.n_layers(), kFormats));
-  plan.budget_bytes = options_.vram_bytes - std::min(options_.vram_bytes, working_bytes());
+  const uint64_t working = working_bytes() + chunk_bytes();
+  plan.budget_bytes = options_.vram_bytes - std::min(options_.vram_bytes, working);
   return plan;
 }
 
@@ -155,7 +172,7 @@ Status DeviceExperts::upload_biases() {
   const uint64_t n_experts = parts_.layout.n_experts();
   for (uint32_t l = 0; l < parts_.layout.n_layers(); ++l) {
     const LayerWeights& weights = weights_of(LayerIndex(l));
-    Biases& biases = biases_.emplace_back();
+    DeviceBiases& biases = biases_.emplace_back();
     OFFSTAGE_TRY(biases.gate, upload(weights.gate_bias, n_experts * parts_.spec.expert_ffn));
     OFFSTAGE_TRY(biases.up, upload(weights.up_bias, n_experts * parts_.spec.expert_ffn));
     OFFSTAGE_TRY(biases.down, upload(weights.down_bias, n_experts * parts_.spec.hidden));

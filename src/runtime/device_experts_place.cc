@@ -15,6 +15,7 @@ constexpr uint32_t kLookAgain = 64;
 
 std::span<const ReadyExpert> DeviceExperts::place(const Routing& routing, const float* normed,
                                                   std::span<const ReadyExpert> ready) {
+  if (in_chunk_) return place_chunk(ready);
   if (!takes_part_ || vram_->is_lost()) return ready;
   const CauseScope scope(parts_.timer, Cause::kPcie);
   note_reads(ready, scope.entered_ns());

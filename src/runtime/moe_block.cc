@@ -136,11 +136,13 @@ Status MoeBlock::run_all(const LayerWeights& weights, const float* normed, Event
     if (pinned.experts().empty()) break;
     std::span<const ReadyExpert> here = pinned.experts();
     if (device_ != nullptr) here = device_->place(routing, normed, here);
-    if (here.empty()) continue;
-    const int64_t began_ns = timer_.enter(Cause::kExperts);
-    run_experts(weights, here, routing);
-    costs.cpu_ns += timer_.enter(Cause::kExperts) - began_ns;
-    costs.calls += static_cast<uint32_t>(here.size());
+    if (!here.empty()) {
+      const int64_t began_ns = timer_.enter(Cause::kExperts);
+      run_experts(weights, here, routing);
+      costs.cpu_ns += timer_.enter(Cause::kExperts) - began_ns;
+      costs.calls += static_cast<uint32_t>(here.size());
+    }
+    if (device_ != nullptr) device_->let_go();
   }
   costs.wait_ns += timer_.times()[Cause::kWaitDrive] - waited_before_ns;
   return {};

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "base/types.h"
@@ -60,6 +61,36 @@ class PlacementMeter {
  private:
   std::vector<RecentCost> cpu_, device_;  // by layer
   RecentCost drive_;
+};
+
+// The same for a prompt's chunk, whose experts differ in how many rows called them: the device's
+// cost is its copy, the CPU's goes by the rows. In ns; 0: not measured yet.
+struct StreamCosts {
+  int64_t cpu_row_ns = 0;  // a row of an expert by the CPU
+  int64_t stream_ns = 0;   // an expert through VRAM, one after another
+  int64_t device_ns = 0;   // until the device has done what it took
+};
+
+// Of experts at hand, by rows descending, how many go through VRAM: the first so many. The least
+// number among the best. Before the CPU was measured: half of them.
+uint32_t experts_to_stream(std::span<const uint32_t> rows, const StreamCosts& costs);
+
+// All layers together: they differ little, and a prompt may be one chunk.
+class ChunkMeter {
+ public:
+  void add_cpu(uint64_t rows, int64_t ns);
+  void add_stream(uint32_t n, int64_t ns, bool exact);
+  // Experts that lay in VRAM, so many rows.
+  void add_device(uint64_t rows, int64_t ns, bool exact);
+
+  int64_t cpu_row_ns() const { return cpu_row_.ns(); }
+  int64_t device_row_ns() const { return device_row_.ns(); }
+  int64_t stream_ns(int64_t unmeasured) const {
+    return stream_.ns() == 0 ? unmeasured : stream_.ns();
+  }
+
+ private:
+  RecentCost cpu_row_, stream_, device_row_;
 };
 
 // Calls of decode in layers that have slots in VRAM, by where they were computed. Those that lay

@@ -20,7 +20,12 @@ void ReadAhead::look_at_chunk(LayerIndex layer, const LayerWeights& weights, con
   if (!parts_.forecast.enabled()) return;
   std::span<const uint16_t> votes;
   if (!parts_.forecast.has_past(layer)) votes = parts_.lookahead.poll(weights, x, n_rows);
-  parts_.tier.read_ahead(layer, parts_.forecast.foretell(layer, n_rows, votes));
+  const std::span<const ExpertId> likely = parts_.forecast.foretell(layer, n_rows, votes);
+  to_read_.clear();
+  for (const ExpertId expert : likely)
+    if (parts_.device == nullptr || !parts_.device->computes_in_chunks(layer, expert))
+      to_read_.push_back(expert);
+  parts_.tier.read_ahead(layer, to_read_);
 }
 
 void ReadAhead::learn(LayerIndex layer, std::span<const ExpertCall> calls) {

@@ -7,10 +7,12 @@
 
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "cache/ram_tier.h"
 #include "model/spec.h"
 #include "runtime/chunk_forecast.h"
+#include "runtime/device_experts.h"
 #include "runtime/lookahead.h"
 #include "runtime/weights.h"
 
@@ -25,6 +27,7 @@ class ReadAhead {
     RamTier& tier;
     Lookahead& lookahead;
     ChunkForecast& forecast;
+    const DeviceExperts* device = nullptr;  // computes experts of chunks that it has
   };
   explicit ReadAhead(const Parts& parts) : parts_(parts) {}
 
@@ -39,6 +42,7 @@ class ReadAhead {
                      uint32_t n_rows);
 
   Parts parts_;
+  std::vector<ExpertId> to_read_;  // scratch of look_at_chunk()
 };
 
 }  // namespace offstage

@@ -319,7 +319,8 @@ Status Runtime::load(HostArena dense_arena, Notices& notices, const Hooks& hooks
 
 void Runtime::make_forward(const Scratch& scratch) {
   const DenseWeights& weights = dense_->weights();
-  read_ahead_.emplace(ReadAhead::Parts{spec(), weights, *tier_, *lookahead_, *forecast_});
+  read_ahead_.emplace(
+      ReadAhead::Parts{spec(), weights, *tier_, *lookahead_, *forecast_, device_experts_.get()});
   if (routes_) watchers_.last_routes = &*routes_;
   watchers_.first_routes = first_routes();
   moe_.emplace(MoeBlock::Parts{spec(), *compute_, *tier_, timer_, scratch.moe, plan_.chunk_rows,

@@ -88,14 +88,17 @@ Status Runtime::open_device_experts(uint64_t vram_bytes, Notices& notices) {
   DeviceExperts::Options options;
   options.vram_bytes = vram_bytes;
   options.rows_max = std::min(options_.n_sequences, kDeviceRowsMax);
+  options.chunk_rows = plan_.chunk_rows;
   options.promote = options_.promote;
   options.placement = options_.placement;
   options.demote = options_.demote;
   options.deadline_ns = options_.device_deadline_ns;
-  OFFSTAGE_TRY(device_experts_,
-               DeviceExperts::create({*device_.device, device_.kernels, spec(), dense_->weights(),
-                                      *layout_, *tier_, slots_->memory(), timer_, clock_, notices},
-                                     options));
+  const std::span<std::byte> scratch = {scratch_->data(), scratch_->size_bytes()};
+  OFFSTAGE_TRY(
+      device_experts_,
+      DeviceExperts::create({*device_.device, device_.kernels, spec(), dense_->weights(), *layout_,
+                             *tier_, slots_->memory(), scratch, timer_, clock_, notices},
+                            options));
   device_experts_->fill(usage_);
   lookahead_->set_device(&*device_experts_);
   if (device_dense_ != nullptr) device_dense_->set_experts(&*device_experts_);

@@ -179,6 +179,23 @@ gpu::CallStatus route(const Kernels& kernels, const gpu::RouteArgs& args) {
   return {};
 }
 
+gpu::CallStatus group(gpu::StreamHandle, const gpu::GroupCallsArgs& args) {
+  const uint32_t n_calls = args.n_rows * args.n_used;
+  std::fill_n(args.jobs, std::min(args.n_experts, n_calls), gpu::ExpertJob{});
+  gpu::ExpertJob* job = args.jobs;
+  uint32_t place = 0;
+  for (uint32_t e = 0; e < args.n_experts; ++e) {
+    const uint32_t first = place;
+    for (uint32_t c = 0; c < n_calls; ++c) {
+      if (args.experts[c] != e) continue;
+      args.place_rows[place] = c / args.n_used;
+      args.place_of[c] = place++;
+    }
+    if (place != first) *job++ = {e, first, place - first};
+  }
+  return {};
+}
+
 gpu::CallStatus activate(const Kernels& kernels, const gpu::ActivateArgs& args) {
   const auto function =
       args.activation == gpu::Activation::kSwiglu ? kernels.swiglu : kernels.swiglu_clamped;
@@ -225,6 +242,8 @@ DeviceKernels stand_in_kernels(const Kernels& kernels) {
   table.add_scaled = by(kernels, add_scaled);
   table.route = by(kernels, route);
   table.activate = by(kernels, activate);
+  table.group_calls = group;
+  table.matmul = by(kernels, multiply_all);
   return table;
 }
 

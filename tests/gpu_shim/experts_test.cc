@@ -51,5 +51,34 @@ TEST(DeviceExpertsByTheirKernels, GiveTheCpusBits) {
   }
 }
 
+// A prompt: where they lie, and on their way through VRAM, in chunks.
+TEST(ChunksByTheirKernels, GiveTheCpusBits) {
+  for (const char* name : {"micro-qwen3moe-q4_k_m.gguf", "gpt-oss-s2-mxfp4.gguf"}) {
+    RuntimeOptions options = test_options(model_file(name));
+    options.warm_start = false;
+    options.chunk_rows = 12;
+    const std::vector<TokenId> prompt = {5, 6, 7, 9,  11, 5,  12, 40, 41,
+                                         6, 5, 8, 13, 14, 15, 16, 17};
+    const auto plain = open_model(options);
+    ASSERT_NE(plain, nullptr);
+    const std::vector<float> expected = score(*plain->runtime, prompt);
+    options.vram_bytes = 256ull << 20;
+    options.placement = Placement::kCopy;
+    options.promote = Promote::kAlways;
+    options.dense = DensePart::kCpu;
+    const auto with_device = open_with_device(options, {}, shim_kernels);
+    ASSERT_NE(with_device, nullptr);
+    Runtime& runtime = *with_device->runtime;
+    EXPECT_TRUE(same_bits(score(runtime, prompt), expected)) << name;
+    decode_logits(runtime, {prompt[0], prompt[1]});
+    EXPECT_TRUE(same_bits(score(runtime, prompt), expected)) << name;
+    ASSERT_NE(runtime.device_experts()->chunks(), nullptr);
+    const ChunkCounts& counts = runtime.device_experts()->chunks()->counts();
+    EXPECT_GT(counts.in_place, 0u);
+    EXPECT_GT(counts.streamed, 0u);
+    EXPECT_EQ(counts.cpu, 0u);
+  }
+}
+
 }  // namespace
 }  // namespace offstage

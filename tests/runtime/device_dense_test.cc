@@ -146,7 +146,9 @@ TEST(DeviceDenseTest, TheBudgetDecides) {
   const uint64_t needed = dense.memory_bytes();
   EXPECT_EQ(needed, dense.weights_bytes() + dense.kv_bytes() + dense.working_bytes());
   EXPECT_GE(dense.kv_bytes(), ample->runtime->plan().kv_bytes);
-  const uint64_t said = needed + experts.vram().memory_bytes() + experts.working_bytes();
+  ASSERT_NE(experts.chunks(), nullptr);
+  const uint64_t said = needed + experts.vram().memory_bytes() + experts.working_bytes() +
+                        experts.chunks()->memory_bytes();
   EXPECT_LE(ample->device->counters().allocated_bytes, said);
   EXPECT_GT(ample->device->counters().allocated_bytes, said - 4096);  // parts are rounded up
 

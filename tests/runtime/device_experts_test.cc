@@ -120,7 +120,10 @@ TEST_P(DeviceExactness, WithPromptsAndCompany) {
   const DeviceExperts& device = *copied->runtime->device_experts();
   EXPECT_EQ(device.hits(), 0u);
   EXPECT_GT(device.placements().ram_copied, 0u);
-  EXPECT_EQ(device.vram().counters().visits, device.placements().copied());
+  ASSERT_NE(device.chunks(), nullptr);
+  EXPECT_GT(device.chunks()->counts().streamed, 0u);
+  EXPECT_EQ(device.vram().counters().visits,
+            device.placements().copied() + device.chunks()->counts().streamed);
 }
 
 void expect_survival(const RuntimeOptions& options, const SimDeviceFault& fault,
