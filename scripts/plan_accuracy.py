@@ -3,10 +3,11 @@
 
   plan_accuracy.py --model FILE@RAM,RAM ... [--p99-model FILE@RAM,RAM ...] [--drives FOLDER FOLDER]
 
-For every model its routing is recorded once, on another text than the one that is measured and as
-long. Then, for each budget, with one free drive, one paced one and (with --drives, into which the
-model is packed) two paced ones: `probe`, `plan` with that recording, and --turns times `run`,
-`probe`, `plan`. A shared machine isn't the same from turn to turn, so forecasts and runs are means.
+For every model its routing is recorded on --texts texts, others than the ones that are measured and
+as long; a forecast is the mean of what `plan` says with each. Then, for each budget, with one free
+drive, one paced one and (with --drives, into which the model is packed) two paced ones: `probe` and
+`plan`, and --turns times `run`, `probe`, `plan`; every turn's text is another. A shared machine isn't
+the same from turn to turn, and texts aren't equally local, so forecasts and runs are means.
 Forecasts know nothing of a run; the one that the run makes of itself (`forecast` of its JSON), with
 its own routing and the profile before it, stands beside, so that errors of the profile and of
 guessed routing can be told apart.
@@ -26,7 +27,13 @@ import subprocess
 import sys
 import tempfile
 
-RECORDED_PROMPT = "A theatre in winter: the stage is dark, and the"
+RECORDED_PROMPTS = [
+    "A theatre in winter: the stage is dark, and the",
+    "To strike a set in one night you need",
+    "In the second act the lamps",
+    "The understudy had learnt every part, and",
+]
+RECORDED_SEED, MEASURED_SEED = 7, 2
 MEASURED_PROMPT = "The prompter calls eight of the actors; the line is"
 RECORDED_TOKENS_MIN = 256
 CONTEXT_SPARE = 64
@@ -85,16 +92,17 @@ def recall_of(run):
     return ",".join(f"{share:.4f}" for share in by_distance) or "0"
 
 
-def record(program, file, budget, trace, tokens):
-    """The routing of another text, and how well it could be guessed."""
+def record(program, file, budget, text, tokens):
+    """The routing of a text, and how well it could be guessed."""
+    trace = os.path.join(program.folder, f"routing-{text}.trace")
     run = program.json("run", "-m", file, *program.threads, "--ram", budget, "-c",
-                       tokens + 2 * CONTEXT_SPARE, "-p", RECORDED_PROMPT, "-n", tokens, "--temp", 1,
-                       "-s", 7, "--ignore-eos", "--no-warm-start", "--no-forecast",
-                       "--record-routing", trace)
-    return recall_of(run)
+                       tokens + 2 * CONTEXT_SPARE, "-p", RECORDED_PROMPTS[text], "-n", tokens,
+                       "--temp", 1, "-s", RECORDED_SEED + text, "--ignore-eos", "--no-warm-start",
+                       "--no-forecast", "--record-routing", trace)
+    return trace, recall_of(run)
 
 
-def measure(program, options, file, budget, trace, recall, tokens, n_prompt, n_drives, pace):
+def measure(program, options, file, budget, recordings, tokens, n_prompt, n_drives, pace):
     """One row: profile and forecast, run, profile and forecast."""
     context = n_prompt + tokens + CONTEXT_SPARE
     paced = ["--pace", pace] if pace else []
@@ -103,6 +111,9 @@ def measure(program, options, file, budget, trace, recall, tokens, n_prompt, n_d
 
     def forecast():
         program("probe", "--on", file, "--seconds", options.probe_seconds, *program.threads)
+        return means([forecast_of(*recording) for recording in recordings])
+
+    def forecast_of(trace, recall):
         plan = program.json("plan", *shared, "--routing", trace, "--guess-accuracy", recall,
                             "--cold", "-p", n_prompt, "-n", tokens, *paced, *added)
         cell = next(cell for cell in plan["cells"] if cell["drives"] == n_drives)
@@ -112,14 +123,14 @@ def measure(program, options, file, budget, trace, recall, tokens, n_prompt, n_d
     folders = [word for folder in options.drives or [] for word in ("--drive", folder)]
     striped = [*folders, "--folders-are-drives"] if n_drives > 1 else []
 
-    def run():
+    def run(turn):
         return program.json("run", *shared, *program.threads, "-p", MEASURED_PROMPT, "-n",
-                            tokens + 1, "--temp", 1, "-s", 2, "--ignore-eos", "--no-warm-start",
-                            *paced, *striped)
+                            tokens + 1, "--temp", 1, "-s", MEASURED_SEED + turn,
+                            "--ignore-eos", "--no-warm-start", *paced, *striped)
 
     forecasts, runs = [forecast()], []
-    for _ in range(options.turns):
-        runs.append(run())
+    for turn in range(options.turns):
+        runs.append(run(turn))
         forecasts.append(forecast())
     return {
         "model": os.path.basename(file).removesuffix(".gguf"),
@@ -158,11 +169,11 @@ def settings_of(budgets, options):
 def measure_all(program, options, models, tokens):
     rows = []
     for file, budgets in models:
-        trace = os.path.join(program.folder, "routing.trace")
         say(f"{file}: reading it")
         read_whole(file)
         say(f"{file}: recording its routing")
-        recall = record(program, file, budgets[0], trace, max(tokens, RECORDED_TOKENS_MIN))
+        recordings = [record(program, file, budgets[0], text, max(tokens, RECORDED_TOKENS_MIN))
+                      for text in range(options.texts)]
         n_prompt = len(program.json("tokenize", "-m", file, "-p", MEASURED_PROMPT,
                                     "--add-special")["tokens"])
         if options.drives:
@@ -170,7 +181,7 @@ def measure_all(program, options, models, tokens):
             program("pack", "-m", file, *(word for folder in options.drives
                                           for word in ("--drive", folder)))
         for budget, n_drives, pace in settings_of(budgets, options):
-            row = measure(program, options, file, budget, trace, recall, tokens, n_prompt,
+            row = measure(program, options, file, budget, recordings, tokens, n_prompt,
                           n_drives, pace)
             rows.append(row)
             say(line_of(row))
@@ -233,6 +244,8 @@ def main():
     parser.add_argument("--pace", default="400M", help="of each paced drive (400M)")
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--p99-tokens", type=int, default=2000)
+    parser.add_argument("--texts", type=int, default=2, choices=range(1, len(RECORDED_PROMPTS) + 1),
+                        help="on which routing is recorded (2)")
     parser.add_argument("--turns", type=int, default=1, help="runs of each setting (1)")
     parser.add_argument("--probe-seconds", type=float, default=2)
     parser.add_argument("--threads", type=int, default=0)
