@@ -61,6 +61,9 @@ void print_vram(const Runtime& runtime) {
                "weights {} (RAM has them too), KV {}, working memory {}\n",
                format_bytes(dense->memory_bytes()), device, format_bytes(dense->weights_bytes()),
                format_bytes(dense->kv_bytes()), format_bytes(dense->working_bytes()));
+  if (const DeviceLogits* logits = runtime.device_logits())
+    fmt::print(stderr, "vram     {:>11}  {}: logits of generated tokens\n",
+               format_bytes(logits->memory_bytes()), device);
   const DeviceExperts* const experts = runtime.device_experts();
   if (experts != nullptr && experts->chunks() != nullptr)
     fmt::print(

@@ -154,6 +154,7 @@ Json tokens_json(std::span<const TokenRecord> tokens, Runtime& runtime) {
 Json vram_json(const Runtime& runtime, uint64_t hits) {
   const Device* device = runtime.device();
   const DeviceDense* dense = runtime.device_dense();
+  const DeviceLogits* logits = runtime.device_logits();
   const DeviceExperts* experts = runtime.device_experts();
   const VramCounters counters = experts == nullptr ? VramCounters() : experts->vram().counters();
   const PlacementCounts placed = experts == nullptr ? PlacementCounts() : experts->placements();
@@ -169,6 +170,8 @@ Json vram_json(const Runtime& runtime, uint64_t hits) {
           {"working_bytes", (dense == nullptr ? 0 : dense->working_bytes()) +
                                 (experts == nullptr ? 0 : experts->working_bytes())},
           {"dense_forwards", dense == nullptr ? 0 : dense->forwards()},
+          {"logits_bytes", logits == nullptr ? 0 : logits->memory_bytes()},
+          {"logits_rows", logits == nullptr ? 0 : logits->rows()},
           {"experts_bytes", experts == nullptr ? 0 : experts->vram().memory_bytes()},
           {"layers", experts == nullptr ? 0 : experts->layers_with_slots()},
           {"slots_per_layer", experts == nullptr ? 0 : experts->vram().slots_per_layer()},

@@ -134,6 +134,8 @@ std::string experts_line(const Runtime& runtime, const TokenRecord& decode, size
     text += fmt::format(
         "dense    {}attention, router and shared experts of {} forwards by the device\n",
         dense->is_lost() ? "lost; " : "", dense->forwards());
+  if (const DeviceLogits* logits = runtime.device_logits())
+    text += fmt::format("logits   of {} rows by the device\n", logits->rows());
   if (runtime.device_experts() == nullptr) return text;
   const VramTier& vram = runtime.device_experts()->vram();
   const VramCounters& counters = vram.counters();

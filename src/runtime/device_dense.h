@@ -13,7 +13,7 @@
 // computed them. So is the whole KV cache. Whatever comes next, a prompt, a wider step, or a layer
 // after the device failed, is the CPU's without a further word: every answer of "no" below means
 // "compute it yourself", and the bits are the same (promise 1). Prompts are the CPU's, and so are
-// forwards of more rows than `rows_max`, the embedding, and the logits.
+// forwards of more rows than `rows_max`, and the embedding; logits: device_logits.h.
 //
 // All of it is there or none: weights, KV for the whole context, and what a forward works in are
 // one piece of the device's memory. The weights in RAM stay, for prompts and for the day the device
@@ -95,6 +95,8 @@ class DeviceDense {
   // out [n_rows][hidden] ← what the FFN gives.
   bool collect_ffn(float* out);
 
+  // The device was seen to fail, here or by who else uses it.
+  void lose(const Error& error);
   bool is_lost() const { return lost_ || (experts_ != nullptr && experts_->is_lost()); }
   uint64_t forwards() const { return forwards_; }  // that it took part in
   uint64_t weights_bytes() const { return weights_bytes_; }
@@ -159,7 +161,6 @@ class DeviceDense {
   Status put(std::string_view name, const DeviceKernels::Kernel<Args>& kernel, const Args& args,
              uint64_t bytes = 0, uint64_t host_bytes = 0);
   Status wait_for_all();
-  void lose(const Error& error);
 
   Parts parts_;
   Options options_;

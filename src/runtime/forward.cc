@@ -14,9 +14,9 @@
 // isn't null, or a factor that is or isn't 1.
 //
 // Where: on the CPU, unless --vram gives a device something to keep. Of a decoded token it may keep
-// all but the embedding, the experts and the logits (device_dense.h): then a layer's attention, the
-// router's choice and the shared expert are asked of it, and computed here if it says no. Experts
-// in VRAM are the MoE block's (device_experts.h).
+// all but the embedding and the experts (device_dense.h, device_logits.h): then a layer's
+// attention, the router's choice, the shared expert and the logits are asked of it, and computed
+// here if it says no. Experts in VRAM are the MoE block's (device_experts.h).
 //
 // Two stand beside a token's way and never change a bit of it: ReadAhead has experts read before
 // they are called, RoutingWatchers look on at what is called.
@@ -61,7 +61,7 @@ Status Forward::run(std::span<const Row> rows, Phase phase, const LogitsSink& si
   parts_.moe.end_forward();
   OFFSTAGE_TRY_VOID(parts_.watchers.end_forward());
   parts_.timer.enter(Cause::kOutput);
-  output(rows, sink);
+  output(rows, phase, sink);
   return {};
 }
 
@@ -144,32 +144,45 @@ void Forward::dense_ffn(uint32_t layer, uint32_t n_rows) {
 }
 
 // Logits for the rows that want them, kLogitRows at a time.
-void Forward::output(std::span<const Row> rows, const LogitsSink& sink) {
+void Forward::output(std::span<const Row> rows, Phase phase, const LogitsSink& sink) {
   const ModelSpec& spec = parts_.spec;
-  const Kernels& kernels = parts_.compute.kernels();
-  const Matrix& w = parts_.weights.output;
-  const Norm norm = {parts_.weights.output_norm, parts_.weights.output_norm_bias, spec.norm_eps};
   size_t next = 0;
   while (next < rows.size()) {
     size_t batch[kLogitRows];
+    const float* x[kLogitRows];
     uint32_t n = 0;
     for (; next < rows.size() && n < kLogitRows; ++next) {
       if (!rows[next].wants_logits) continue;
-      parts_.compute.norm(norm, s_.x + next * spec.hidden, 1, spec.hidden,
-                          s_.normed + uint64_t{n} * spec.hidden);
+      x[n] = s_.x + next * spec.hidden;
       batch[n++] = next;
     }
     if (n == 0) return;
-    input_.reset(s_.normed, n);
-    parts_.compute.matmul(w, input_.for_weights(w.type, parts_.compute), n, s_.logits);
+    float* const logits = logits_of({x, n}, phase);
     for (uint32_t i = 0; i < n; ++i) {
-      float* logits = s_.logits + uint64_t{i} * spec.n_vocab;
-      if (parts_.weights.output_bias != nullptr)
-        kernels.add(logits, parts_.weights.output_bias, spec.n_vocab);
-      if (spec.logit_scale != 1) kernels.scale(logits, spec.logit_scale, spec.n_vocab);
-      sink(batch[i], {logits, spec.n_vocab});
+      float* of_row = logits + uint64_t{i} * spec.n_vocab;
+      if (spec.logit_scale != 1)
+        parts_.compute.kernels().scale(of_row, spec.logit_scale, spec.n_vocab);
+      sink(batch[i], {of_row, spec.n_vocab});
     }
   }
+}
+
+// [rows][n_vocab], but for the model's scale.
+float* Forward::logits_of(std::span<const float* const> x, Phase phase) {
+  if (parts_.logits != nullptr && phase == Phase::kDecode)
+    if (float* const by_device = parts_.logits->run(x)) return by_device;
+  const ModelSpec& spec = parts_.spec;
+  const Matrix& w = parts_.weights.output;
+  const Norm norm = {parts_.weights.output_norm, parts_.weights.output_norm_bias, spec.norm_eps};
+  const auto n = static_cast<uint32_t>(x.size());
+  for (uint32_t i = 0; i < n; ++i)
+    parts_.compute.norm(norm, x[i], 1, spec.hidden, s_.normed + uint64_t{i} * spec.hidden);
+  input_.reset(s_.normed, n);
+  parts_.compute.matmul(w, input_.for_weights(w.type, parts_.compute), n, s_.logits);
+  for (uint32_t i = 0; i < n && parts_.weights.output_bias != nullptr; ++i)
+    parts_.compute.kernels().add(s_.logits + uint64_t{i} * spec.n_vocab, parts_.weights.output_bias,
+                                 spec.n_vocab);
+  return s_.logits;
 }
 
 }  // namespace offstage

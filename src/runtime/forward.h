@@ -17,6 +17,7 @@
 #include "runtime/attention_mla.h"
 #include "runtime/compute.h"
 #include "runtime/device_dense.h"
+#include "runtime/device_logits.h"
 #include "runtime/ffn_block.h"
 #include "runtime/kv_cache.h"
 #include "runtime/moe_block.h"
@@ -47,7 +48,8 @@ class Forward {
     Trace& trace;
     Scratch scratch;
     uint32_t rows_max;
-    DeviceDense* device = nullptr;  // computes the dense part of what it takes part in
+    DeviceDense* device = nullptr;   // computes the dense part of what it takes part in
+    DeviceLogits* logits = nullptr;  // computes those of decoded tokens
   };
   explicit Forward(const Parts& parts);
 
@@ -67,7 +69,8 @@ class Forward {
   Status ffn_block(uint32_t layer, uint32_t n_rows, Phase phase);
   Status experts(uint32_t layer, uint32_t n_rows, Phase phase);
   void dense_ffn(uint32_t layer, uint32_t n_rows);
-  void output(std::span<const Row> rows, const LogitsSink& sink);
+  void output(std::span<const Row> rows, Phase phase, const LogitsSink& sink);
+  float* logits_of(std::span<const float* const> x, Phase phase);
 
   Parts parts_;
   Scratch& s_;

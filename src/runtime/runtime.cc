@@ -326,9 +326,10 @@ void Runtime::make_forward(const Scratch& scratch) {
   moe_.emplace(MoeBlock::Parts{spec(), *compute_, *tier_, timer_, scratch.moe, plan_.chunk_rows,
                                replay_ ? &*replay_ : nullptr, device_experts_.get(),
                                device_dense_.get()});
-  forward_ = std::make_unique<Forward>(Forward::Parts{
-      spec(), weights, *compute_, *rotary_, *kv_, options_.k_type, options_.v_type, *moe_,
-      *read_ahead_, watchers_, timer_, *trace_, scratch, plan_.chunk_rows, device_dense_.get()});
+  forward_ = std::make_unique<Forward>(
+      Forward::Parts{spec(), weights, *compute_, *rotary_, *kv_, options_.k_type, options_.v_type,
+                     *moe_, *read_ahead_, watchers_, timer_, *trace_, scratch, plan_.chunk_rows,
+                     device_dense_.get(), device_logits_.get()});
 }
 
 void Runtime::preload(const Hooks& hooks) {

@@ -32,6 +32,7 @@
 #include "runtime/device_choice.h"
 #include "runtime/device_dense.h"
 #include "runtime/device_experts.h"
+#include "runtime/device_logits.h"
 #include "runtime/forward.h"
 #include "runtime/kv_cache.h"
 #include "runtime/memory_plan.h"
@@ -141,6 +142,7 @@ class Runtime {
   // nullptr: no device computes experts, or the dense part of decoded tokens.
   const DeviceExperts* device_experts() const { return device_experts_.get(); }
   const DeviceDense* device_dense() const { return device_dense_.get(); }
+  const DeviceLogits* device_logits() const { return device_logits_.get(); }
   VramState vram_state() const;
 
  private:
@@ -160,6 +162,9 @@ class Runtime {
   void open_vram(Notices& notices);
   Status open_on_device(Notices& notices);
   Status open_device_dense(uint64_t vram_bytes, Notices& notices);
+  Result<uint64_t> room_for_logits(uint64_t vram_bytes) const;
+  uint32_t logit_rows() const;
+  Status open_device_logits(const Result<uint64_t>& room, Notices& notices);
   Status open_device_experts(uint64_t vram_bytes, Notices& notices);
   void make_forward(const Scratch& scratch);
 
@@ -199,6 +204,7 @@ class Runtime {
   ChosenDevice device_;
   std::unique_ptr<DeviceDense> device_dense_;
   std::unique_ptr<DeviceExperts> device_experts_;
+  std::unique_ptr<DeviceLogits> device_logits_;
   Preloaded preloaded_;
   std::unique_ptr<Lookahead> lookahead_;
   std::optional<ChunkForecast> forecast_;

@@ -1,7 +1,9 @@
-// What `--vram` is spent on: the dense part of decoded tokens first, if all of it fits, and experts
-// with the rest. Neither is ever a reason to stop: the CPU computes what the device doesn't.
+// What `--vram` is spent on: the dense part of decoded tokens first, if all of it fits, then their
+// logits, and experts with the rest. Neither is ever a reason to stop: the CPU computes what the
+// device doesn't.
 #include <algorithm>
 
+#include "base/units.h"
 #include "runtime/runtime.h"
 
 namespace offstage {
@@ -10,6 +12,9 @@ namespace {
 // Rows of a step that a device computes: wider steps are the CPU's. The hand-over is pinned memory,
 // and a row's results may take half a MiB of it.
 constexpr uint32_t kDeviceRowsMax = 16;
+
+// Of what the dense part leaves, for the output matrix at most: the rest is for experts.
+constexpr uint64_t kLogitsShare = 4;
 
 // After another error the device is of no use to anybody.
 bool device_survives(const Error& error) {
@@ -44,6 +49,7 @@ void Runtime::open_vram(Notices& notices) {
   if (opened) return;
   notices.add("vram", fmt::format("--vram has no effect: {}; everything is computed on the CPU",
                                   opened.error().message));
+  device_logits_.reset();
   device_experts_.reset();
   device_dense_.reset();
   device_ = {};
@@ -54,8 +60,9 @@ Status Runtime::open_on_device(Notices& notices) {
   OFFSTAGE_TRY(const uint64_t budget, usable_vram(*device_.device, *options_.vram_bytes, notices));
   const Status dense = open_device_dense(budget, notices);
   if (!dense && !device_survives(dense.error())) return dense;
-  const uint64_t taken = device_dense_ == nullptr ? 0 : device_dense_->memory_bytes();
-  const Status experts = open_device_experts(budget - taken, notices);
+  const uint64_t left = budget - (device_dense_ == nullptr ? 0 : device_dense_->memory_bytes());
+  const Result<uint64_t> logits = room_for_logits(left);
+  const Status experts = open_device_experts(left - logits.value_or(0), notices);
   if (!experts && (device_dense_ == nullptr || !device_survives(experts.error()))) return experts;
   if (!experts)
     notices.add("vram", fmt::format("no experts in VRAM, the CPU computes them: {}",
@@ -64,6 +71,42 @@ Status Runtime::open_on_device(Notices& notices) {
     notices.add("vram_dense", fmt::format("attention, router and shared expert stay with the CPU, "
                                           "VRAM is for experts alone: {}",
                                           dense.error().message));
+  return options_.dense == DensePart::kCpu ? Status() : open_device_logits(logits, notices);
+}
+
+// What the output matrix and its work take, if that is little enough.
+Result<uint64_t> Runtime::room_for_logits(uint64_t vram_bytes) const {
+  if (options_.dense == DensePart::kCpu) return 0;
+  OFFSTAGE_TRY(const uint64_t bytes, DeviceLogits::memory_bytes(spec(), dense_->weights(),
+                                                                device_.kernels, logit_rows()));
+  if (bytes <= vram_bytes / kLogitsShare) return bytes;
+  return make_error(ErrorCode::kBudget,
+                    "their matrix takes {} of VRAM, more than 1/{} of the {} "
+                    "that is left for it and experts",
+                    format_bytes(bytes), kLogitsShare, format_bytes(vram_bytes));
+}
+
+uint32_t Runtime::logit_rows() const { return std::min(options_.n_sequences, kLogitRows); }
+
+Status Runtime::open_device_logits(const Result<uint64_t>& room, Notices& notices) {
+  Status opened;
+  if (room) {
+    DeviceLogits::Options options;
+    options.rows_max = logit_rows();
+    options.deadline_ns = options_.device_deadline_ns;
+    auto logits = DeviceLogits::create({*device_.device, device_.kernels, spec(), dense_->weights(),
+                                        timer_, device_dense_.get(), device_experts_.get()},
+                                       options);
+    if (logits)
+      device_logits_ = std::move(*logits);
+    else
+      opened = tl::unexpected(std::move(logits).error());
+  } else {
+    opened = tl::unexpected(room.error());
+  }
+  if (opened) return {};
+  if (!device_survives(opened.error())) return opened;
+  notices.add("vram_logits", fmt::format("logits stay with the CPU: {}", opened.error().message));
   return {};
 }
 

@@ -24,8 +24,8 @@ std::vector<float> logits_of(Runtime& runtime) {
   return all;
 }
 
-// As residents, launched together, with the dense part there as well; and as copies, each launched
-// by itself.
+// As residents, launched together, with the dense part and the logits there as well; and as copies,
+// each launched by itself.
 TEST(DeviceExpertsByTheirKernels, GiveTheCpusBits) {
   for (const char* name : {"micro-qwen3moe-q4_k_m.gguf", "gpt-oss-s2-mxfp4.gguf"}) {
     RuntimeOptions options = test_options(model_file(name));
@@ -46,6 +46,8 @@ TEST(DeviceExpertsByTheirKernels, GiveTheCpusBits) {
       ASSERT_NE(device, nullptr);
       const DeviceDense* dense = with_device->runtime->device_dense();
       EXPECT_EQ(dense == nullptr ? 0u : dense->forwards(), placement == Placement::kCpu ? 4u : 0u);
+      const DeviceLogits* logits = with_device->runtime->device_logits();
+      EXPECT_EQ(logits == nullptr ? 0u : logits->rows(), placement == Placement::kCpu ? 8u : 0u);
       EXPECT_GT(placement == Placement::kCpu ? device->hits() : device->placements().copied(), 0u);
     }
   }

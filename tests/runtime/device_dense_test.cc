@@ -147,8 +147,10 @@ TEST(DeviceDenseTest, TheBudgetDecides) {
   EXPECT_EQ(needed, dense.weights_bytes() + dense.kv_bytes() + dense.working_bytes());
   EXPECT_GE(dense.kv_bytes(), ample->runtime->plan().kv_bytes);
   ASSERT_NE(experts.chunks(), nullptr);
+  ASSERT_NE(ample->runtime->device_logits(), nullptr);
   const uint64_t said = needed + experts.vram().memory_bytes() + experts.working_bytes() +
-                        experts.chunks()->memory_bytes();
+                        experts.chunks()->memory_bytes() +
+                        ample->runtime->device_logits()->memory_bytes();
   EXPECT_LE(ample->device->counters().allocated_bytes, said);
   EXPECT_GT(ample->device->counters().allocated_bytes, said - 4096);  // parts are rounded up
 
