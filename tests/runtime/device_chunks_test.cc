@@ -77,8 +77,12 @@ TEST_P(ChunkExactness, ThroughVram) {
       const ChunkCounts counts = counts_of(*model);
       EXPECT_EQ(model->notice("vram_prompts"), "");
       EXPECT_EQ(counts.in_place, 0u);
-      EXPECT_EQ(counts.streamed == 0, placement == Placement::kCpu);
-      EXPECT_EQ(counts.cpu == 0, placement == Placement::kCopy);
+      // As measured, each way may be the faster one throughout: who is chosen when is
+      // placement_test's.
+      if (placement != Placement::kAuto) {
+        EXPECT_EQ(counts.streamed == 0, placement == Placement::kCpu);
+        EXPECT_EQ(counts.cpu == 0, placement == Placement::kCopy);
+      }
       EXPECT_EQ(model->runtime->device_experts()->vram().counters().visits, counts.streamed);
     }
   }
@@ -213,6 +217,7 @@ TEST(DeviceChunksTest, WithoutRoomPromptsStayWithTheCpu) {
 // Refused memory: the device's last allocation, and the pinned one.
 TEST(DeviceChunksTest, MemoryThatIsRefusedMeansTheCpu) {
   RuntimeOptions options = options_of(kModels[0]);
+  options.placement = Placement::kCopy;
   const std::vector<TokenId> prompt = tokens_of(40);
   const std::vector<float> expected = reference(options, prompt);
   for (const SimDeviceFault& fault : {SimDeviceFault{SimDeviceFaultKind::kOutOfMemory, 7, 1},
