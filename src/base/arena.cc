@@ -15,7 +15,6 @@
 
 namespace offstage {
 namespace {
-constexpr uint64_t kHugePageBytes = 2ull << 20;
 
 // "always madvise [never]": the advice is then taken and ignored.
 bool huge_pages_are_off() {

@@ -15,6 +15,8 @@
 
 namespace offstage {
 
+inline constexpr uint64_t kHugePageBytes = 2ull << 20;
+
 class HostArena {
  public:
   // Errors: kOutOfMemory with the size. Announces (subject "huge_pages") where the kernel won't

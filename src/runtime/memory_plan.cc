@@ -12,7 +12,8 @@
 namespace offstage {
 namespace {
 
-// Stacks, rings, the hash index, the response's text and the allocator's slack after the plan.
+// Stacks, rings, the hash index, the response's text, the allocator's slack after the plan, and the
+// end of the slots' last huge page.
 constexpr uint64_t kReserveBytes = 24ull << 20;
 // The kernel charges a cgroup for page tables and socket buffers as well.
 constexpr uint64_t kCgroupMarginBytes = 16ull << 20;
