@@ -2,11 +2,13 @@
 //
 //   io_read_bench FILE [MiB per row, default 1024] [rounds, default 2]
 //
-// The rows are the engines at 1 and 4 MiB blocks and queue depths of 1, 8 and 32, taken in turn in
-// each round, so that a drive whose speed swings hits all alike. Every row of one block size reads
-// the same seeded offsets; the hash of a word of each sector must be the same for all, and is
-// printed. The ceiling is the fastest row of the run.
+// The rows are the engines at blocks of 64 KiB, 1 and 4 MiB and queue depths of 1, 8 and 32, into
+// huge pages and (uring) into those of 4 KiB, taken in turn in each round, so that a drive whose
+// speed swings hits all alike. Every row of one block size reads the same seeded offsets; the hash
+// of a word of each sector must be the same for all, and is printed. The ceiling is the fastest row
+// of the run.
 #include <fmt/format.h>
+#include <sys/mman.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -15,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "base/arena.h"
 #include "base/check.h"
 #include "base/clock.h"
 #include "base/histogram.h"
@@ -29,6 +32,7 @@ struct Row {
   IoEngineKind kind;
   uint32_t block_bytes;
   uint32_t depth;
+  bool huge_pages;
   std::vector<double> gb_per_s = {};
   Samples latency_ns{1 << 16};
   uint64_t hash = 0;
@@ -105,14 +109,15 @@ void print(const std::vector<Row>& rows) {
   for (const Row& row : rows) {
     ceiling = std::max(ceiling, *std::max_element(row.gb_per_s.begin(), row.gb_per_s.end()));
   }
-  fmt::print("{:<8} {:>6} {:>3} {:>7} {:>6} {:>9} {:>9} {:>9}  {}\n", "engine", "block", "QD",
-             "GB/s", "of max", "p50 ms", "p99 ms", "max ms", "hash");
+  fmt::print("{:<8} {:<5} {:>6} {:>3} {:>7} {:>6} {:>9} {:>9} {:>9}  {}\n", "engine", "pages",
+             "block", "QD", "GB/s", "of max", "p50 ms", "p99 ms", "max ms", "hash");
   for (const Row& row : rows) {
     const double speed = median(row.gb_per_s);
     const auto ms = [](int64_t ns) { return static_cast<double>(ns) / 1e6; };
-    fmt::print("{:<8} {:>4}Mi {:>3} {:>7.3f} {:>5.0f}% {:>9.2f} {:>9.2f} {:>9.2f}  {:016x}\n",
-               row.kind == IoEngineKind::kUring ? "uring" : "threads", row.block_bytes >> 20,
-               row.depth, speed, 100 * speed / ceiling, ms(row.latency_ns.percentile(50)),
+    fmt::print("{:<8} {:<5} {:>4}Ki {:>3} {:>7.3f} {:>5.0f}% {:>9.2f} {:>9.2f} {:>9.2f}  {:016x}\n",
+               row.kind == IoEngineKind::kUring ? "uring" : "threads",
+               row.huge_pages ? "huge" : "small", row.block_bytes >> 10, row.depth, speed,
+               100 * speed / ceiling, ms(row.latency_ns.percentile(50)),
                ms(row.latency_ns.percentile(99)), ms(row.latency_ns.max()), row.hash);
     for (const Row& other : rows) {
       CHECK(other.block_bytes != row.block_bytes || other.hash == row.hash);
@@ -121,22 +126,31 @@ void print(const std::vector<Row>& rows) {
   fmt::print("ceiling of this run: {:.3f} GB/s\n", ceiling);
 }
 
+HostArena memory_of(size_t bytes, Notices& notices) {
+  auto memory = HostArena::create("reads", bytes, notices);
+  if (memory) return std::move(*memory);
+  fmt::print(stderr, "{}\n", memory.error().message);
+  std::exit(1);
+}
+
 int run(const std::string& path, uint64_t mib, int rounds) {
   constexpr size_t kMemoryBytes = size_t{32} * (4 << 20);
-  auto* raw = static_cast<std::byte*>(std::aligned_alloc(2 << 20, kMemoryBytes));
-  const std::unique_ptr<std::byte, decltype(&std::free)> memory(raw, &std::free);
-  std::memset(raw, 0, kMemoryBytes);
+  Notices notices;
+  HostArena huge = memory_of(kMemoryBytes, notices), small = memory_of(kMemoryBytes, notices);
+  CHECK_EQ(madvise(small.data(), kMemoryBytes, MADV_NOHUGEPAGE), 0);
+  CHECK(huge.populate().has_value() && small.populate().has_value());
+  for (const Notice& notice : notices.list()) fmt::print("{}: {}\n", notice.subject, notice.text);
   std::vector<Row> rows;
-  for (const uint32_t block_bytes : {1u << 20, 4u << 20}) {
+  for (const uint32_t block_bytes : {64u << 10, 1u << 20, 4u << 20}) {
     for (const uint32_t depth : {1u, 8u, 32u}) {
-      for (const IoEngineKind kind : {IoEngineKind::kUring, IoEngineKind::kThreads}) {
-        rows.push_back({.kind = kind, .block_bytes = block_bytes, .depth = depth});
-      }
+      rows.push_back({IoEngineKind::kUring, block_bytes, depth, true});
+      rows.push_back({IoEngineKind::kUring, block_bytes, depth, false});
+      rows.push_back({IoEngineKind::kThreads, block_bytes, depth, true});
     }
   }
-  for (int round = 0; round < rounds; ++round) {
-    for (Row& row : rows) measure(row, path, mib << 20, {raw, kMemoryBytes});
-  }
+  for (int round = 0; round < rounds; ++round)
+    for (Row& row : rows)
+      measure(row, path, mib << 20, {(row.huge_pages ? huge : small).data(), kMemoryBytes});
   print(rows);
   return 0;
 }
