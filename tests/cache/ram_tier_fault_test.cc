@@ -212,6 +212,7 @@ TEST(RamTierDeadlineTest, ComesBackWhenEverySlotWasLate) {
   }
   EXPECT_TRUE(status) << status.error().message;
   rig.expect_decode(0, {2, 3});
+  rig.settle();
   rig.expect_baseline();
 }
 
