@@ -15,10 +15,6 @@
 namespace offstage {
 namespace {
 
-// Longer than the serial gaps between the matrices of one layer, shorter than anything a person or
-// a drive notices. Sleeping costs the next call a wake-up of 5–50 µs.
-constexpr auto kSpin = std::chrono::microseconds(100);
-
 // A worker takes this part of its fair share of what is left: long pieces of the weights first, and
 // in the end ones so short that all workers are done at nearly the same time.
 constexpr uint32_t kShareParts = 2;
@@ -36,7 +32,8 @@ void relax() {
 
 template <typename Condition>
 bool spin_until(Condition&& condition) {
-  const auto deadline = std::chrono::steady_clock::now() + kSpin;
+  const auto deadline =
+      std::chrono::steady_clock::now() + std::chrono::nanoseconds(ThreadPool::kSpinNs);
   do {
     for (int i = 0; i < 16; ++i) {
       if (condition()) return true;

@@ -25,6 +25,10 @@ struct WorkerSpan {
 
 class ThreadPool {
  public:
+  // Longer than the serial gaps between the matrices of one layer, shorter than anything a person
+  // or a drive notices. Sleeping costs the next call a wake-up of 5–50 µs.
+  static constexpr int64_t kSpinNs = 100'000;
+
   // `threads`: 0 = one per physical core that this process may use. Binding that the system refuses
   // is announced (subject "threads").
   ThreadPool(uint32_t threads, Notices& notices);

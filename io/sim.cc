@@ -31,6 +31,7 @@ struct SimEngine::State {
     SimDrive model;
     std::vector<int64_t> channel_free_ns;
     int64_t bus_free_ns = 0;
+    int64_t answer_ns = 0;  // of one that answers together
   };
   struct Flight {  // with the drive
     ReadRequest request;
@@ -40,6 +41,7 @@ struct SimEngine::State {
 
   State(SimOptions options, ManualClock& clock_in);
   void take(const ReadRequest& request);
+  int64_t answer_together(uint32_t drive, int64_t now_ns, int64_t end_ns);
   void land();
   size_t deliver(std::span<ReadCompletion> out);
 
@@ -117,7 +119,7 @@ SimEngine::State::State(SimOptions options, ManualClock& clock_in)
     CHECK_GT(model.channels, 0u);
     CHECK_GT(model.bytes_per_s, 0u);
     const uint32_t channels = model.channels;
-    drives.push_back({std::move(model), std::vector<int64_t>(channels, 0), 0});
+    drives.push_back({std::move(model), std::vector<int64_t>(channels, 0)});
   }
   for (const SimFile& file : files) CHECK_LT(file.drive, drives.size());
   flights.reserve(depth);
@@ -133,7 +135,9 @@ void SimEngine::State::take(const ReadRequest& request) {
   const uint64_t rest = bytes_of(file) - std::min(bytes_of(file), request.offset);
   const auto bytes = static_cast<uint32_t>(std::min<uint64_t>(request.bytes, rest));
   const int64_t now_ns = clock.now_ns();
-  const auto [end_ns, err] = serve(drives[file.drive], bytes, now_ns, rng);
+  auto [end_ns, err] = serve(drives[file.drive], bytes, now_ns, rng);
+  if (drives[file.drive].model.answers_together)
+    end_ns = answer_together(file.drive, now_ns, end_ns);
   const int32_t result = err != 0 ? -err : static_cast<int32_t>(bytes);
   flights.push_back(
       {request,
@@ -141,6 +145,20 @@ void SimEngine::State::take(const ReadRequest& request) {
        submitted++});
   std::push_heap(flights.begin(), flights.end(), later<Flight>);
   counters.in_flight_max = std::max(counters.in_flight_max, static_cast<uint32_t>(flights.size()));
+}
+
+// When a read is answered that a drive will be done with at end_ns: as late as the last of those
+// that it has then, which are as late as this one.
+int64_t SimEngine::State::answer_together(uint32_t drive, int64_t now_ns, int64_t end_ns) {
+  int64_t& answer_ns = drives[drive].answer_ns;
+  if (answer_ns <= now_ns) return answer_ns = end_ns;
+  if (end_ns <= answer_ns) return answer_ns;
+  answer_ns = end_ns;
+  for (Flight& flight : flights)
+    if (files[flight.request.file].drive == drive && flight.answer.completed_ns > now_ns)
+      flight.answer.completed_ns = end_ns;
+  std::make_heap(flights.begin(), flights.end(), later<Flight>);
+  return end_ns;
 }
 
 void SimEngine::State::land() {

@@ -41,6 +41,9 @@ struct SimDrive {
   uint64_t bytes_per_s = 3'000'000'000;
   uint64_t channel_bytes_per_s = 0;  // that a lone read gets; 0: as much as all together
   int64_t request_ns = 0;            // of the bus for each read, whatever its length
+  // Says that reads are over only when it has none left to do, those that came meanwhile included,
+  // as drives of virtual machines do that look into their queue until it is empty.
+  bool answers_together = false;
   std::vector<SimSpell> spells = {};
 };
 

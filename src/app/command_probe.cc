@@ -38,11 +38,12 @@ void print_profile(const HardwareProfile& profile) {
     fmt::print(
         "  drive    {:>8.2f} GB/s ({}), blocks of {} at depth {}; one alone {:.2f} GB/s; {:.0f} us "
         "for a request beside its bytes; {:.2f} GB/s in its slowest second, p99 of a read {:.1f} "
-        "ms, idle {:.2f} ms\n",
+        "ms, idle {:.2f} ms{}\n",
         drive.bytes_per_s / 1e9, drive.name, format_bytes(drive.block_bytes), drive.depth,
         drive.lone_bytes_per_s / 1e9, static_cast<double>(drive.request_ns) / 1e3,
         drive.slowest_second / 1e9, static_cast<double>(drive.read_p99_ns) / 1e6,
-        static_cast<double>(drive.latency_ns + drive.jitter_ns) / 1e6);
+        static_cast<double>(drive.latency_ns + drive.jitter_ns) / 1e6,
+        drive.answers_together ? "; answers when it has nothing left to read" : "");
   fmt::print("  {:<8} {:>14} {:>20}\n", "format", "one row, GB/s", "prompt, G products/s");
   for (const KernelSpeed& kernel : profile.kernels)
     fmt::print("  {:<8} {:>14.2f} {:>20.1f}\n", tensor_type_traits(kernel.type).name,

@@ -80,8 +80,12 @@ HardwareProfile with_drives_paced(const HardwareProfile& profile, uint64_t bytes
   HardwareProfile paced = profile;
   const DriveChoice asked;  // a run with --pace doesn't probe
   for (DriveSpeed& drive : paced.drives) {
-    // A pace counts bytes: a drive that is faster has its requests' time to spare.
-    if (static_cast<double>(bytes_per_s) < drive.bytes_per_s) drive.request_ns = 0;
+    // A pace counts bytes and lets every read go at its own time: a drive that is faster has its
+    // requests' time to spare, and is done with each.
+    if (static_cast<double>(bytes_per_s) < drive.bytes_per_s) {
+      drive.request_ns = 0;
+      drive.answers_together = false;
+    }
     drive.bytes_per_s = std::min(drive.bytes_per_s, static_cast<double>(bytes_per_s));
     drive.block_bytes = asked.block_bytes;
     drive.depth = asked.depth;

@@ -51,6 +51,14 @@ class ObjectReader {
     else
       fail(ErrorCode::kCorrupt, key, "text", value->dump());
   }
+  void truth(const char* key, bool& out) {
+    const Json* value = find(key);
+    if (value == nullptr) return;
+    if (value->is_boolean())
+      out = value->get<bool>();
+    else
+      fail(ErrorCode::kCorrupt, key, "true or false", value->dump());
+  }
   const Json* object(const char* key) { return of_kind(key, Json::value_t::object, "an object"); }
   const Json* list(const char* key) { return of_kind(key, Json::value_t::array, "a list"); }
   bool has(const char* key) const { return json_.contains(key); }
@@ -111,6 +119,7 @@ DriveSpeed read_drive(ObjectReader reader) {
   reader.number("depth", drive.depth, 1, 4096);
   reader.number("slowest_second", drive.slowest_second, 0, kSpeedMax);
   reader.number("read_p99_ns", drive.read_p99_ns, 0, kTimeMax);
+  if (reader.has("answers_together")) reader.truth("answers_together", drive.answers_together);
   return drive;
 }
 
@@ -127,6 +136,7 @@ void read_cpu(ObjectReader reader, HardwareProfile& profile, Status& status) {
   reader.number("token_ns", profile.token_ns, 0, kTimeMax);
   if (reader.has("product_ns")) reader.number("product_ns", profile.product_ns, 0, kTimeMax);
   if (reader.has("miss_ns")) reader.number("miss_ns", profile.miss_ns, 0, kTimeMax);
+  if (reader.has("asleep_ns")) reader.number("asleep_ns", profile.asleep_ns, 0, kTimeMax);
   if (reader.has("wake_ns")) reader.number("wake_ns", profile.wake_ns, 0, kTimeMax);
   reader.number("slowdown_beside_reads", profile.slowdown_beside_reads, 1, 100);
   const Json* kernels = reader.list("kernels");
@@ -148,7 +158,8 @@ SimDrive DriveSpeed::simulated() const {
           .jitter_ns = jitter_ns,
           .bytes_per_s = static_cast<uint64_t>(transfer_bytes_per_s),
           .channel_bytes_per_s = static_cast<uint64_t>(lone_bytes_per_s),
-          .request_ns = static_cast<int64_t>(each_ns)};
+          .request_ns = static_cast<int64_t>(each_ns),
+          .answers_together = answers_together};
 }
 
 KernelSpeed HardwareProfile::kernel_of(TensorType type, Notices& notices) const {
@@ -221,7 +232,8 @@ std::string profile_text(const HardwareProfile& profile) {
                       {"block_bytes", drive.block_bytes},
                       {"depth", drive.depth},
                       {"slowest_second", drive.slowest_second},
-                      {"read_p99_ns", drive.read_p99_ns}});
+                      {"read_p99_ns", drive.read_p99_ns},
+                      {"answers_together", drive.answers_together}});
   const Json json = {
       {"schema", kProfileSchema},
       {"machine", profile.machine},
@@ -232,6 +244,7 @@ std::string profile_text(const HardwareProfile& profile) {
         {"hash_bytes_per_s", profile.hash_bytes_per_s},
         {"dispatch_ns", profile.dispatch_ns},
         {"product_ns", profile.product_ns},
+        {"asleep_ns", profile.asleep_ns},
         {"event_ns", profile.event_ns},
         {"miss_ns", profile.miss_ns},
         {"token_ns", profile.token_ns},

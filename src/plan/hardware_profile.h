@@ -8,16 +8,17 @@
 //    "ram": {"bytes": 25769803776, "read_bytes_per_s": 25e9},
 //    "cpu": {"threads": 2, "hash_bytes_per_s": 12e9, "dispatch_ns": 3000, "event_ns": 4000,
 //            "product_ns": 5000, "miss_ns": 3000, "token_ns": 60000, "wake_ns": 40000,
-//            "slowdown_beside_reads": 1.15,
+//            "asleep_ns": 30000, "slowdown_beside_reads": 1.15,
 //            "kernels": [{"type": "Q4_K", "decode_bytes_per_s": 21e9,
 //                         "prefill_params_per_s": 45e9}]},
 //    "drives": [{"name": "vda", "bytes_per_s": 1.3e9, "lone_bytes_per_s": 0.9e9,
 //                "request_ns": 20000, "latency_ns": 180000, "jitter_ns": 90000, "channels": 32,
 //                "block_bytes": 1048576, "depth": 16, "slowest_second": 1.1e9,
-//                "read_p99_ns": 21000000}]}
+//                "read_p99_ns": 21000000, "answers_together": false}]}
 //
-// `wake_ns`, `miss_ns`, `product_ns`, `lone_bytes_per_s` and `request_ns` came later: 0 where a
-// profile has none. A drive's last two say how steady it was; forecasts don't use them.
+// `wake_ns`, `asleep_ns`, `miss_ns`, `product_ns`, `lone_bytes_per_s`, `request_ns` and
+// `answers_together` came later: 0 where a profile has none. `slowest_second` and `read_p99_ns` say
+// how steady a drive was; forecasts don't use them.
 //
 // `kernels` without a type that a model has: the slowest one's speed stands in, announced by
 // kernel_of(). Who wants another machine edits the file.
@@ -56,8 +57,9 @@ struct DriveSpeed {
   uint32_t channels = 32;       // reads that it works on at once
   uint32_t block_bytes = 1u << 20;
   uint32_t depth = 32;
-  double slowest_second = 0;  // bytes per second of the worst second seen; 0: not known
-  int64_t read_p99_ns = 0;    // of a read at that depth; 0: not known
+  double slowest_second = 0;      // bytes per second of the worst second seen; 0: not known
+  int64_t read_p99_ns = 0;        // of a read at that depth; 0: not known
+  bool answers_together = false;  // says that reads are over when it has none left (io/sim.h)
 
   SimDrive simulated() const;
 };
@@ -67,13 +69,14 @@ struct HardwareProfile {
   uint64_t ram_bytes = 0;
   double ram_read_bytes_per_s = 0;
   uint32_t threads = 0;
-  double hash_bytes_per_s = 0;       // of each thread
-  int64_t dispatch_ns = 0;           // to hand work out to the workers and have it back
-  int64_t product_ns = 0;            // of a product with one row, beside its bytes and its hand-out
-  int64_t event_ns = 0;              // a layer's bookkeeping in the cache, all called being there
-  int64_t miss_ns = 0;               // beyond it for every expert that is read
-  int64_t token_ns = 0;              // the choice of a token among kLogitsChosenAmong
-  int64_t wake_ns = 0;               // from a read's end until the thread that slept is awake
+  double hash_bytes_per_s = 0;  // of each thread
+  int64_t dispatch_ns = 0;      // to hand work out to the workers and have it back
+  int64_t product_ns = 0;       // of a product with one row, beside its bytes and its hand-out
+  int64_t event_ns = 0;         // a layer's bookkeeping in the cache, all called being there
+  int64_t miss_ns = 0;          // beyond it for every expert that is read
+  int64_t token_ns = 0;         // the choice of a token among kLogitsChosenAmong
+  int64_t asleep_ns = 0;        // of the first hand-out to workers who sleep, beyond the others'
+  int64_t wake_ns = 0;          // from a read's end until the thread that slept is awake
   double slowdown_beside_reads = 1;  // of compute while drives deliver, ≥ 1
   std::vector<KernelSpeed> kernels;
   std::vector<DriveSpeed> drives;

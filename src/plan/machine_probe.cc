@@ -1,6 +1,7 @@
 #include "plan/machine_probe.h"
 
 #include <algorithm>
+#include <array>
 #include <fstream>
 
 #include "base/arena.h"
@@ -12,6 +13,7 @@
 #include "io/drive_probe.h"
 #include "io/drive_profile.h"
 #include "io/file.h"
+#include "io/hash_index.h"
 #include "io/read_scheduler.h"
 #include "plan/cpu_trial.h"
 #include "plan/drive_trial.h"
@@ -24,7 +26,8 @@ constexpr uint64_t kFileBytesGood = 1ull << 30;  // more than a drive has memory
 constexpr uint32_t kReadBytes = 1u << 20;  // about an expert's matrix; the probe tries shorter ones
 constexpr uint32_t kDepthMax = 32;
 constexpr int64_t kTrialNs = 300'000'000;
-constexpr uint32_t kCrowd = 16;  // reads at once that keep a drive busy however short they are
+constexpr int64_t kPauseNs = 200'000;  // a layer's arithmetic
+constexpr uint32_t kVolley = 16;
 constexpr size_t kMatrixBytes = 8u << 20;  // multiplied while the drive reads
 
 std::string processor_name() {
@@ -111,7 +114,7 @@ class MachineProbe {
     OFFSTAGE_TRY(const DriveTrials trials, try_reads(*engine, shape, drive));
     fit_drive(trials, drive);
     profile_.drives.push_back(std::move(drive));
-    profile_.wake_ns = std::max(profile_.wake_ns, trials.idle.wake_ns);
+    profile_.wake_ns = std::max(profile_.wake_ns, trials.burst.wake_ns);
     if (profile_.drives.size() == 1) OFFSTAGE_TRY_VOID(measure_slowdown(*engine, path, file_bytes));
     return {};
   }
@@ -126,12 +129,54 @@ class MachineProbe {
       OFFSTAGE_TRY(trial, try_drive(engine, clock_, shape));
       return {};
     };
+    shape.pause_ns = kPauseNs;
     OFFSTAGE_TRY_VOID(take(trials.idle, kShortReadBytes, 1, kTrialNs));
     OFFSTAGE_TRY_VOID(take(trials.lone, drive.block_bytes, 1, kTrialNs));
-    OFFSTAGE_TRY_VOID(take(trials.crowd, kShortReadBytes, kCrowd, kTrialNs));
-    OFFSTAGE_TRY_VOID(take(trials.longer_crowd, kLongerReadBytes, kCrowd, kTrialNs));
+    HashTimes hashed, longer_hashed;
+    shape.after_burst = [&](std::span<const std::byte> burst) { hash_burst(burst, hashed); };
+    OFFSTAGE_TRY_VOID(take(trials.burst, kShortReadBytes, kBurst, kTrialNs));
+    shape.after_burst = [&](std::span<const std::byte> burst) { hash_burst(burst, longer_hashed); };
+    OFFSTAGE_TRY_VOID(take(trials.longer_burst, kLongerReadBytes, kBurst, kTrialNs));
+    shape.after_burst = {};
+    fit_hashing(hashed, longer_hashed);
+    shape.pause_ns = 0;
     OFFSTAGE_TRY_VOID(take(trials.loaded, drive.block_bytes, drive.depth, options_.drive_ns));
+    shape.block_bytes = kReadBytes;
+    shape.depth = kVolley;
+    OFFSTAGE_TRY(trials.answers_together,
+                 answers_together(engine, clock_, shape, trials.loaded.bytes_per_s));
     return trials;
+  }
+
+  struct HashTimes {
+    int64_t ns = 0, n = 0;
+    double mean_ns() const { return static_cast<double>(ns) / static_cast<double>(n); }
+  };
+
+  // What has just come, by workers who slept meanwhile.
+  void hash_burst(std::span<const std::byte> burst, HashTimes& times) {
+    const size_t bytes = burst.size() / kBurst;
+    std::array<PieceHash, kBurst> hashes;
+    const int64_t begin_ns = clock_.now_ns();
+    workers_.parallel_for(kBurst, 1, [&](uint32_t begin, uint32_t end, uint32_t) {
+      for (uint32_t i = begin; i < end; ++i)
+        hashes[i] = hash_piece(burst.subspan(i * bytes, bytes));
+    });
+    times.ns += clock_.now_ns() - begin_ns;
+    ++times.n;
+  }
+
+  // Bytes that a drive has just written aren't as near as others, and who sleeps has to wake.
+  void fit_hashing(const HashTimes& times, const HashTimes& longer_times) {
+    const double bytes = double{kBurst} * kShortReadBytes;
+    const double more_bytes = double{kBurst} * (kLongerReadBytes - kShortReadBytes);
+    const double more_ns = longer_times.mean_ns() - times.mean_ns();
+    if (more_ns > 0)
+      profile_.hash_bytes_per_s =
+          std::min(profile_.hash_bytes_per_s, more_bytes * 1e9 / more_ns / workers_.size());
+    const double hash_ns = bytes * 1e9 / (profile_.hash_bytes_per_s * workers_.size());
+    profile_.asleep_ns =
+        std::max(profile_.asleep_ns, static_cast<int64_t>(times.mean_ns() - hash_ns));
   }
 
   // The same products alone and while the drive reads at its depth into memory that is hashed.

@@ -231,13 +231,19 @@ void TokenSimulation::hash(std::span<const ReadDone> done, std::span<PieceHash> 
   std::fill(hashes.begin(), hashes.end(), 0);
   const double n = static_cast<double>(done.size());
   const double turns = std::ceil(n / std::max(parts_.profile.threads, 1u));
-  const auto dispatch_ns = static_cast<double>(parts_.profile.dispatch_ns);
-  const double ns = bytes / n * turns * 1e9 / parts_.profile.hash_bytes_per_s + dispatch_ns;
-  advance(ns);
+  const bool asleep = clock_.now_ns() - worked_until_ns_ > ThreadPool::kSpinNs;
+  const int64_t hand_out_ns = parts_.profile.dispatch_ns + (asleep ? parts_.profile.asleep_ns : 0);
+  advance(bytes / n * turns * 1e9 / parts_.profile.hash_bytes_per_s +
+          static_cast<double>(hand_out_ns));
 }
 
 // While reads fly, the workers are slower, and the scheduler is asked between their chunks.
 void TokenSimulation::advance(double ns) {
+  pass(ns);
+  worked_until_ns_ = clock_.now_ns();
+}
+
+void TokenSimulation::pass(double ns) {
   if (reads_->unfinished() == 0) return clock_.advance_ns(std::llround(ns));
   ns *= parts_.profile.slowdown_beside_reads;
   const double pieces = std::clamp(std::ceil(ns / kBetweenChunksNs), 1.0, kChunksMax);

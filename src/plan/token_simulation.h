@@ -75,11 +75,13 @@ class TokenSimulation {
   void spend(double ns, Cause cause);
   void hash(std::span<const ReadDone> done, std::span<PieceHash> hashes);
   void advance(double ns);
+  void pass(double ns);
 
   Parts parts_;
   const ModelSpec& spec_;
   TokenCost cost_;
   ManualClock clock_;
+  int64_t worked_until_ns_ = 0;
   CauseTimer timer_;
   ThreadPool worker_;  // the caller: a forecast is one thread from start to end
   std::unique_ptr<Compute> compute_;

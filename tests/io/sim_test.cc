@@ -30,6 +30,7 @@ class SimTest : public ::testing::Test {
     drive.spells = first.spells;
     drive.channel_bytes_per_s = first.channel_bytes_per_s;
     drive.request_ns = first.request_ns;
+    drive.answers_together = first.answers_together;
     clock_ = {};
     engine_ = std::make_unique<SimEngine>(
         SimOptions{{{bytes_, 0, 0}, {bytes_, 0, 1}}, {drive, plain}, depth, 1}, clock_);
@@ -137,6 +138,28 @@ TEST_F(SimTest, ShortReadsCostMoreThanTheirBytes) {
   ASSERT_EQ(engine.submit(reads), 8u);
   EXPECT_EQ(reap_all().size(), 8u);
   EXPECT_EQ(last_.completed_ns, 100'000 + 8 * (30'000 + 4'000));
+}
+
+// What comes while it is at work holds everything back, on that drive alone; what comes later
+// doesn't.
+TEST_F(SimTest, ADriveThatAnswersTogetherHasNothingLeft) {
+  SimEngine& engine = open(8, {.answers_together = true});
+  const std::vector<ReadRequest> reads = {request(0, 0), request(1, 1), request(2, 2, 1, 1)};
+  ASSERT_EQ(engine.submit(reads), 3u);
+  clock_.advance_ns(103'000);
+  const ReadRequest late = request(3, 3);
+  ASSERT_EQ(engine.submit({&late, 1}), 1u);
+  ReadCompletion done;
+  ASSERT_EQ(engine.reap({&done, 1}, kMillisecond), 1u);
+  EXPECT_EQ(done.tag, 2u);  // the other drive's
+  EXPECT_EQ(done.completed_ns, 104'000);
+  EXPECT_THAT(reap_all(), ElementsAre(0u, 1u, 3u));
+  EXPECT_EQ(last_.completed_ns, 103'000 + 104'000);
+  const int64_t begin_ns = clock_.now_ns();
+  const ReadRequest alone = request(4, 4);
+  ASSERT_EQ(engine.submit({&alone, 1}), 1u);
+  EXPECT_THAT(reap_all(), ElementsAre(4u));
+  EXPECT_EQ(last_.completed_ns, begin_ns + 104'000);
 }
 
 TEST_F(SimTest, WritesWhenTheReadIsOverWhoeverLooks) {

@@ -196,6 +196,37 @@ TEST(Forecast, WakingTakesItsTime) {
   EXPECT_LE(more_ns, 8 * machine.wake_ns);
 }
 
+// Workers who had nothing to do while a read was waited for hash it later.
+TEST(Forecast, SleepersHashLater) {
+  const ForecastOptions options = small_options();
+  HardwareProfile machine = small_machine();
+  machine.drives[0].latency_ns = 2 * ThreadPool::kSpinNs;
+  const MemoryPlan plan = half_plan(small_model(), options);
+  const Forecast awake = forecast_of(plan, machine, options);
+  machine.asleep_ns = 40'000;
+  const Forecast asleep = forecast_of(plan, machine, options);
+  const int64_t more_ns = asleep.token[Cause::kHash] - awake.token[Cause::kHash];
+  EXPECT_GT(more_ns, machine.asleep_ns);
+  EXPECT_LE(more_ns, 24 * machine.asleep_ns);  // each matrix of four layers is waited for
+  machine.drives[0].latency_ns = 0;
+  machine.drives[0].bytes_per_s = 1e11;
+  const Forecast no_wait = forecast_of(plan, machine, options);
+  machine.asleep_ns = 0;
+  EXPECT_EQ(no_wait.token[Cause::kHash], forecast_of(plan, machine, options).token[Cause::kHash]);
+}
+
+// Nothing is computed while the rest of a layer's misses come.
+TEST(Forecast, ADriveThatAnswersTogetherIsWaitedForLonger) {
+  const ForecastOptions options = small_options();
+  HardwareProfile machine = small_machine();
+  const MemoryPlan plan = half_plan(small_model(), options);
+  const Forecast each = forecast_of(plan, machine, options);
+  machine.drives[0].answers_together = true;
+  const Forecast together = forecast_of(plan, machine, options);
+  EXPECT_GT(together.token[Cause::kWaitDrive], each.token[Cause::kWaitDrive]);
+  EXPECT_EQ(together.ram_hit_rate, each.ram_hit_rate);
+}
+
 // Bookkeeping is dearer where experts are read, and only there.
 TEST(Forecast, MissesCostBookkeeping) {
   ForecastOptions options = small_options();
@@ -277,8 +308,12 @@ TEST(Cells, AreRamByDrives) {
 }
 
 TEST(Cells, APacedDriveIsNoFaster) {
-  const HardwareProfile paced = with_drives_paced(small_machine(), 50'000'000);
+  HardwareProfile machine = small_machine();
+  machine.drives[0].answers_together = true;
+  const HardwareProfile paced = with_drives_paced(machine, 50'000'000);
   EXPECT_EQ(paced.drives[0].bytes_per_s, 50e6);
+  EXPECT_FALSE(paced.drives[0].answers_together);
+  EXPECT_TRUE(with_drives_paced(machine, 1ull << 40).drives[0].answers_together);
   EXPECT_EQ(with_drives_paced(paced, 1ull << 40).drives[0].bytes_per_s, 50e6);
 }
 

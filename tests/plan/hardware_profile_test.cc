@@ -16,6 +16,8 @@ TEST(HardwareProfile, IsReadAsItWasWritten) {
   HardwareProfile written = small_machine();
   written.drives[0].lone_bytes_per_s = 4e8;
   written.drives[0].request_ns = 24'288;
+  written.drives[0].answers_together = true;
+  written.asleep_ns = 31'000;
   const auto read = parse_profile(profile_text(written), "a profile");
   ASSERT_TRUE(read) << read.error().message;
   EXPECT_EQ(profile_text(*read), profile_text(written));
@@ -23,6 +25,8 @@ TEST(HardwareProfile, IsReadAsItWasWritten) {
   EXPECT_EQ(read->drives[0].latency_ns, 50'000);
   const SimDrive simulated = read->drives[0].simulated();
   EXPECT_EQ(simulated.channel_bytes_per_s, 400'000'000u);
+  EXPECT_TRUE(simulated.answers_together);
+  EXPECT_EQ(read->asleep_ns, 31'000);
   // A block of 1 MiB takes 1,048,576 ns, its request among them.
   EXPECT_EQ(simulated.request_ns, 24'288);
   EXPECT_EQ(simulated.bytes_per_s, 1'023'712'080u);
@@ -46,6 +50,7 @@ TEST(HardwareProfile, SaysWhatIsWrongAndWhere) {
   refused([](Json& j) { j["drives"] = Json::array(); }, corrupt, "drives");
   refused([](Json& j) { j["drives"][0]["bytes_per_s"] = 0; }, corrupt, "bytes_per_s");
   refused([](Json& j) { j["drives"][0]["block_bytes"] = 5000; }, corrupt, "block_bytes");
+  refused([](Json& j) { j["drives"][0]["answers_together"] = 1; }, corrupt, "answers_together");
   refused([](Json& j) { j["drives"][0] = 3; }, ErrorCode::kNotFound, "name");
   refused([](Json& j) { j["cpu"]["kernels"][0]["type"] = "Q4_L"; }, corrupt, "Q4_L");
   refused([](Json& j) { j["cpu"]["slowdown_beside_reads"] = .5; }, corrupt, "slowdown");
@@ -54,11 +59,14 @@ TEST(HardwareProfile, SaysWhatIsWrongAndWhere) {
 
 TEST(HardwareProfile, AnOlderOneIsRead) {
   Json json = Json::parse(profile_text(small_machine()));
-  for (const char* later : {"wake_ns", "miss_ns"}) json["cpu"].erase(later);
+  for (const char* later : {"wake_ns", "miss_ns", "asleep_ns"}) json["cpu"].erase(later);
+  json["drives"][0].erase("answers_together");
   const auto profile = parse_profile(json.dump(), "older");
   ASSERT_TRUE(profile) << profile.error().message;
   EXPECT_EQ(profile->wake_ns, 0);
   EXPECT_EQ(profile->miss_ns, 0);
+  EXPECT_EQ(profile->asleep_ns, 0);
+  EXPECT_FALSE(profile->drives[0].answers_together);
 }
 
 TEST(HardwareProfile, AnUnmeasuredFormatIsAnnounced) {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "base/arena.h"
 #include "base/checked_math.h"
 #include "io/extent.h"
@@ -70,6 +72,51 @@ TEST_F(DriveTrialTest, RefusesWhatDoesNotFit) {
   EXPECT_EQ(trial.error().code, ErrorCode::kInvalidArgument);
 }
 
+// As a layer sends its misses: so many at once, each time into other memory.
+TEST_F(DriveTrialTest, PausesBetweenBursts) {
+  shape_.depth = 8;
+  shape_.bytes_max = 12 * 8 * (64u << 10);
+  shape_.pause_ns = 5'000'000;
+  std::set<const std::byte*> places;
+  shape_.after_burst = [&](std::span<const std::byte> burst) {
+    EXPECT_EQ(burst.size(), 8 * (64u << 10));
+    places.insert(burst.data());
+  };
+  const auto trial = try_drive(engine_, clock_, shape_);
+  ASSERT_TRUE(trial) << trial.error().message;
+  EXPECT_EQ(trial->reads, 96u);
+  EXPECT_EQ(trial->burst_ns, 100'000 + 8 * 65'536);
+  EXPECT_GE(clock_.now_ns(), 12 * 5'000'000);
+  EXPECT_EQ(places.size(), 4u);
+  EXPECT_EQ(*places.begin(), shape_.memory.data());
+}
+
+TEST(AnswersTogether, IsToldFromDrivesThatAnswerEach) {
+  for (const bool together : {false, true})
+    for (const uint64_t channel_bytes_per_s : {0u, 100'000'000u}) {
+      const SimDrive drive = {.latency_ns = 100'000,
+                              .jitter_ns = 10'000,
+                              .bytes_per_s = 1'000'000'000,
+                              .channel_bytes_per_s = channel_bytes_per_s,
+                              .answers_together = together};
+      ManualClock clock;
+      SimEngine engine({.files = {{.bytes = 256u << 20}}, .drives = {drive}, .depth = 32}, clock);
+      Notices notices;
+      HostArena memory = *HostArena::create("a test", 16u << 20, notices);
+      DriveTrialShape shape;
+      shape.range_bytes = 256u << 20;
+      shape.block_bytes = 1u << 20;
+      shape.depth = 16;
+      shape.memory = {memory.data(), 16u << 20};
+      const auto found = answers_together(engine, clock, shape, 1e9);
+      ASSERT_TRUE(found) << found.error().message;
+      EXPECT_EQ(*found, together) << channel_bytes_per_s;
+      shape.depth = 64;
+      EXPECT_EQ(answers_together(engine, clock, shape, 1e9).error().code,
+                ErrorCode::kInvalidArgument);
+    }
+}
+
 // What is fitted to a simulated drive's answers is that drive.
 TEST(DriveFit, FindsTheDriveThatAnswered) {
   const SimDrive drive = {
@@ -79,11 +126,12 @@ TEST(DriveFit, FindsTheDriveThatAnswered) {
   std::vector<std::byte> memory((16u << 20) + kSectorBytes);
   auto* const aligned = reinterpret_cast<std::byte*>(
       round_up(reinterpret_cast<uintptr_t>(memory.data()), kSectorBytes));
-  const auto trial = [&](uint32_t block_bytes, uint32_t depth) {
+  const auto trial = [&](uint32_t block_bytes, uint32_t depth, int64_t pause_ns = 200'000) {
     DriveTrialShape shape;
     shape.range_bytes = 256u << 20;
     shape.block_bytes = block_bytes;
     shape.depth = depth;
+    shape.pause_ns = pause_ns;
     shape.memory = {aligned, 16u << 20};
     return *try_drive(engine, clock, shape);
   };
@@ -92,9 +140,9 @@ TEST(DriveFit, FindsTheDriveThatAnswered) {
   found.depth = 16;
   fit_drive({.idle = trial(kShortReadBytes, 1),
              .lone = trial(1u << 20, 1),
-             .crowd = trial(kShortReadBytes, 16),
-             .longer_crowd = trial(kLongerReadBytes, 16),
-             .loaded = trial(1u << 20, 16)},
+             .burst = trial(kShortReadBytes, kBurst),
+             .longer_burst = trial(kLongerReadBytes, kBurst),
+             .loaded = trial(1u << 20, 16, 0)},
             found);
   EXPECT_NEAR(static_cast<double>(found.request_ns), 20e3, 500);
   EXPECT_NEAR(static_cast<double>(found.latency_ns), 100e3, 1e3);
