@@ -12,8 +12,6 @@ namespace {
 
 constexpr size_t kShown = 12;
 
-double ms(int64_t ns) { return static_cast<double>(ns) / 1e6; }
-
 // Of prompts where no token was decoded.
 std::optional<double> speed_error(const Hindsight& hindsight) {
   const RunFigures &forecast = hindsight.forecast, &measured = hindsight.measured;

@@ -9,8 +9,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-double ms(int64_t ns) { return static_cast<double>(ns) / 1e6; }
-
 void print_cell(const Cell& cell) {
   fmt::print("  {:>9} {:>6} ", format_bytes(cell.ram_bytes), cell.drives);
   if (!cell.forecast) {

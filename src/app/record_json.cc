@@ -3,13 +3,12 @@
 #include <algorithm>
 
 #include "base/histogram.h"
+#include "base/units.h"
 
 namespace offstage {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-double ms(int64_t ns) { return static_cast<double>(ns) / 1e6; }
 
 Json causes_json(const CauseTimes& causes) {
   Json json;

@@ -10,8 +10,6 @@
 namespace offstage {
 namespace {
 
-double ms(int64_t ns) { return static_cast<double>(ns) / 1e6; }
-
 double per_second(double count, int64_t ns) {
   return ns <= 0 ? 0 : count * 1e9 / static_cast<double>(ns);
 }

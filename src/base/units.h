@@ -17,4 +17,7 @@ std::string format_bytes(uint64_t bytes);    // "2.65 MiB", "4.00 GiB"
 std::string format_duration_ns(int64_t ns);  // "812 us", "12.3 ms", "4.21 s"
 std::string format_count(uint64_t count);    // "30.5 B", "12.1 M", "812"
 
+// Nanoseconds as milliseconds, for people.
+constexpr double ms(int64_t ns) { return static_cast<double>(ns) / 1e6; }
+
 }  // namespace offstage

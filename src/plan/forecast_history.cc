@@ -13,6 +13,7 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "base/units.h"
 #include "io/index_file.h"
 
 namespace offstage {
@@ -21,8 +22,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr uint64_t kFileBytesMax = 16ull << 20;  // 256 lines of under a KiB, with much room
-
-double ms(int64_t ns) { return static_cast<double>(ns) / 1e6; }
 
 Error errno_error(const std::string& path, std::string_view what) {
   const int err = errno;
