@@ -125,7 +125,9 @@ void expect_survival(const RuntimeOptions& options, const std::vector<TokenId>& 
   const std::string what = fmt::format("fault {} at {}", static_cast<int>(fault.kind), fault.nth);
   bring_experts(runtime, tokens);
   EXPECT_EQ(model->device->counters().faults, 0u) << what;
-  EXPECT_TRUE(same_bits(score(runtime, prompt), expected)) << what;
+  // How many calls a prompt makes depends on how its experts come: the last may be the next one's.
+  for (int prompts = 0; prompts < 3 && model->device->counters().faults == 0; ++prompts)
+    EXPECT_TRUE(same_bits(score(runtime, prompt), expected)) << what;
   EXPECT_EQ(model->device->counters().faults, 1u) << what;
   EXPECT_EQ(runtime.vram_state(), VramState::kLost) << what;
   EXPECT_THAT(model->notice("vram"), HasSubstr("the CPU computes all")) << what;
