@@ -21,7 +21,7 @@ PlanningSpeeds speeds_of(const PlannedModel& model, const HardwareProfile& machi
   const TokenCost cost(model, machine, options.k_type, options.v_type, unheard);
   PlanningSpeeds speeds = {.row_ns = cost.row_ns()};
   for (size_t d = 0; d < model.n_drives(); ++d)
-    speeds.drive_bytes_per_s += machine.drives[d].bytes_per_s;
+    speeds.drive_bytes_per_s += machine.drive_bytes_per_s(d);
   return speeds;
 }
 
@@ -78,18 +78,8 @@ HardwareProfile with_drives_added(const HardwareProfile& profile, uint32_t n) {
 
 HardwareProfile with_drives_paced(const HardwareProfile& profile, uint64_t bytes_per_s) {
   HardwareProfile paced = profile;
-  const DriveChoice asked;  // a run with --pace doesn't probe
-  for (DriveSpeed& drive : paced.drives) {
-    // A pace counts bytes and lets every read go at its own time: a drive that is faster has its
-    // requests' time to spare, and is done with each.
-    if (static_cast<double>(bytes_per_s) < drive.bytes_per_s) {
-      drive.request_ns = 0;
-      drive.answers_together = false;
-    }
-    drive.bytes_per_s = std::min(drive.bytes_per_s, static_cast<double>(bytes_per_s));
-    drive.block_bytes = asked.block_bytes;
-    drive.depth = asked.depth;
-  }
+  const uint64_t before = profile.pace_bytes_per_s;
+  paced.pace_bytes_per_s = before == 0 ? bytes_per_s : std::min(before, bytes_per_s);
   return paced;
 }
 

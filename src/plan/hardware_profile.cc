@@ -162,6 +162,11 @@ SimDrive DriveSpeed::simulated() const {
           .answers_together = answers_together};
 }
 
+double HardwareProfile::drive_bytes_per_s(size_t drive) const {
+  const double own = drives[drive].bytes_per_s;
+  return pace_bytes_per_s == 0 ? own : std::min(own, static_cast<double>(pace_bytes_per_s));
+}
+
 KernelSpeed HardwareProfile::kernel_of(TensorType type, Notices& notices) const {
   CHECK(!kernels.empty());
   auto found = std::find_if(kernels.begin(), kernels.end(),

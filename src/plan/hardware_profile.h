@@ -80,7 +80,10 @@ struct HardwareProfile {
   double slowdown_beside_reads = 1;  // of compute while drives deliver, ≥ 1
   std::vector<KernelSpeed> kernels;
   std::vector<DriveSpeed> drives;
+  uint64_t pace_bytes_per_s = 0;  // that every drive is held to (--pace); 0: its own. Not kept
 
+  // What the drive gives, held to the pace.
+  double drive_bytes_per_s(size_t drive) const;
   // Of the type, or the slowest of those measured, with a notice. Never above what RAM delivers.
   KernelSpeed kernel_of(TensorType type, Notices& notices) const;
 };

@@ -6,6 +6,7 @@
 #include "base/check.h"
 #include "base/checked_math.h"
 #include "cpu/kernels.h"
+#include "io/fault.h"
 #include "runtime/start_probe.h"
 #include "runtime/tier_limits.h"
 
@@ -23,7 +24,8 @@ constexpr double kChunksMax = 64;
 DriveChoice drive_choice(const TokenSimulation::Parts& parts) {
   if (parts.options.drive) return *parts.options.drive;
   DriveChoice choice;
-  const bool probed = parts.model.experts_bytes() >= kProbedExpertBytesMin;
+  const bool probed = parts.model.experts_bytes() >= kProbedExpertBytesMin &&
+                      parts.profile.pace_bytes_per_s == 0;  // a run with --pace doesn't probe
   for (const DriveSpeed& drive : parts.profile.drives) {
     if (!probed || drive.block_bytes == 0) return choice;
     choice.block_bytes = std::min(choice.block_bytes, drive.block_bytes);
@@ -100,6 +102,12 @@ Status TokenSimulation::make_tier() {
   for (const SimFile& file : drives.files) scheduling.drive_of_file.push_back(file.drive);
   const std::vector<std::string> paths(drives.files.size(), "a simulated drive");
   engine_ = std::make_unique<SimEngine>(std::move(drives), clock_);
+  if (parts_.profile.pace_bytes_per_s != 0) {  // as the run does it
+    FaultPlan pace;
+    pace.pace_bytes_per_s = parts_.profile.pace_bytes_per_s;
+    engine_ = std::make_unique<FaultEngine>(std::move(engine_), std::move(pace), clock_,
+                                            scheduling.drive_of_file);
+  }
   const uint32_t reads_max = tier_reads_max(model.layout);
   reads_ = std::make_unique<ReadScheduler>(*engine_, paths, clock_, scheduling, 2 * reads_max);
   OFFSTAGE_TRY(auto policy,

@@ -87,7 +87,7 @@ class TokenSimulation {
   std::unique_ptr<Compute> compute_;
   std::optional<SlotPool> slots_;
   std::optional<HashIndex> index_;
-  std::unique_ptr<SimEngine> engine_;
+  std::unique_ptr<IoEngine> engine_;
   std::unique_ptr<ReadScheduler> reads_;
   ExpertUsage usage_;
   std::unique_ptr<EvictionPolicy> policy_;
