@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
 #include <iostream>
 #include <memory>
 #include <random>
@@ -85,16 +84,16 @@ void say_hidden(const ReplyReader& reader) {
              reader.hidden_tokens());
 }
 
+Result<std::vector<TokenId>> encode_plain(const RunFlags& flags, const Tokenizer& tokenizer) {
+  return tokenizer.encode(flags.prompt, {true, flags.parse_special});
+}
+
 // The prompt's tokens: the text as it stands, or, if the flags speak of a chat, one turn of it.
 Result<std::vector<TokenId>> encode_prompt(const Runtime& runtime, const RunFlags& flags,
                                            const std::optional<Chat>& chat) {
-  std::string text = flags.prompt;
-  if (!flags.prompt_file.empty()) {
-    OFFSTAGE_TRY(text, read_text_file(flags.prompt_file));
-  }
-  if (!chat) return runtime.tokenizer().encode(text, {true, flags.parse_special});
+  if (!chat) return encode_plain(flags, runtime.tokenizer());
   Conversation conversation = begin_conversation(*chat, flags.chat);
-  conversation.add_user(std::move(text));
+  conversation.add_user(flags.prompt);
   return conversation.prompt(runtime.tokenizer());
 }
 
@@ -205,18 +204,6 @@ Result<int> run_chat(Runtime& runtime, const RunFlags& flags, Sampler& sampler, 
   return kExitOk;
 }
 
-// No token is shorter than a byte, but for the few that begin a text: chunks needn't be wider than
-// the prompt. 0 where its length isn't known.
-uint32_t prompt_tokens_max(const RunFlags& flags) {
-  constexpr uint64_t kSpecialTokens = 8;
-  if (flags.interactive() || flags.chat.given()) return 0;
-  uint64_t bytes = flags.prompt.size();
-  std::error_code unknown;
-  if (!flags.prompt_file.empty()) bytes = std::filesystem::file_size(flags.prompt_file, unknown);
-  if (unknown) return 0;
-  return static_cast<uint32_t>(std::min<uint64_t>(bytes + kSpecialTokens, UINT32_MAX));
-}
-
 Result<int> run(RunFlags flags) {
   OFFSTAGE_TRY_VOID(flags.sampler.check());
   flags.sampler.seed = flags.seed < 0 ? std::random_device{}() : static_cast<uint64_t>(flags.seed);
@@ -235,7 +222,14 @@ Result<int> run(RunFlags flags) {
       return make_error(ErrorCode::kInvalidArgument, "--report needs a prompt (-p or -f)");
     flags.model.record_layers();
   }
-  flags.model.prompt_tokens_max = prompt_tokens_max(flags);
+  if (!flags.prompt_file.empty()) {
+    OFFSTAGE_TRY(flags.prompt, read_text_file(flags.prompt_file));
+  }
+  if (!flags.interactive() && !flags.chat.given())
+    flags.model.longest_prompt = [&flags](const Tokenizer& tokenizer) {
+      const auto prompt = encode_plain(flags, tokenizer);
+      return prompt ? static_cast<uint32_t>(prompt->size()) : 0;  // run_prompt() says the error
+    };
   RunForecast forecast(!flags.model.no_forecast);
   flags.model.keep_first_routes = forecast.is_on();
   Notices notices;

@@ -218,7 +218,7 @@ Result<RuntimeOptions> ModelFlags::parse() const {
   options.drives = drives;
   if (io_depth_option->count() != 0) options.io_depth = io_depth;
   if (folders_are_drives) options.drive_grouping = DriveGrouping::kFolder;
-  options.chunk_rows_max = prompt_tokens_max == 0 ? batch : std::min(batch, prompt_tokens_max);
+  options.chunk_rows_max = batch;
   options.cache_policy = cache_policy;
   options.warm_start = !no_warm_start;
   options.preload = !no_preload;

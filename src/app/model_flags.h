@@ -2,10 +2,12 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
+#include <functional>
 #include <string>
 #include <vector>
 
 #include "base/result.h"
+#include "model/tokenizer.h"
 #include "runtime/options.h"
 
 namespace offstage {
@@ -20,8 +22,8 @@ struct ModelFlags {
   uint32_t context = 4096, threads = 0, chunk = 512, batch = 4096, io_depth = 32;
   std::string gpu_layers;  // read to be answered, whatever they say
   bool cpu_moe = false;
-  uint32_t spikes = 8;             // slow tokens that are explained one by one
-  uint32_t prompt_tokens_max = 0;  // the command's: no prompt will be longer; 0: not known
+  uint32_t spikes = 8;  // slow tokens that are explained one by one
+  std::function<uint32_t(const Tokenizer&)> longest_prompt;  // the command's: Runtime::Hooks
   bool no_warm_start = false, no_preload = false, mlock = false, folders_are_drives = false;
   bool no_forecast = false;
   bool keep_first_routes = false;  // the command's: a forecast will be made

@@ -101,6 +101,7 @@ Result<std::unique_ptr<Runtime>> open_runtime(const ModelFlags& flags, Notices& 
   NoticePrinter printer(notices);
   ProgressBar bar("loading");
   Runtime::Hooks hooks;
+  hooks.longest_prompt = flags.longest_prompt;
   hooks.on_plan = [&](const MemoryPlan& plan, const ModelFile& file) {
     print_plan(plan, file);
     printer.print();

@@ -82,6 +82,8 @@ ForecastOptions options_of(const ForecastFlags& flags, const RuntimeOptions& run
   options.runtime = runtime;
   options.tokens = flags.tokens;
   options.prompt_tokens = flags.prompt;
+  // As `run` does, which knows its prompt before it shares out the RAM.
+  options.runtime.chunk_rows_max = std::min(runtime.chunk_rows_max, std::max(flags.prompt, 1u));
   options.warm_tokens = flags.cold ? 0 : flags.warm;
   options.guess_accuracy = GuessAccuracy(flags.guess_accuracy);
   options.seed = flags.seed;

@@ -37,6 +37,7 @@ Result<std::unique_ptr<Runtime>> Runtime::open(const RuntimeOptions& options, No
                       "rows",
                       options.model_path, facts.tokens.size(), runtime->spec().n_vocab);
   OFFSTAGE_TRY(runtime->tokenizer_, Tokenizer::create(std::move(facts), &notices));
+  if (hooks.longest_prompt) runtime->limit_chunks(hooks.longest_prompt(*runtime->tokenizer_));
   OFFSTAGE_TRY(runtime->kernels_, choose_kernels(options.isa));
   OFFSTAGE_TRY_VOID(apply_numa(options.numa, notices));  // before threads and arenas
   runtime->workers_ = std::make_unique<ThreadPool>(options.threads, notices);
@@ -127,6 +128,11 @@ Status Runtime::start_trace(Notices& notices) {
                 "causes it interrupted");
   thermometers_.emplace(on_drive);
   return {};
+}
+
+void Runtime::limit_chunks(uint32_t longest_prompt) {
+  if (longest_prompt != 0)
+    options_.chunk_rows_max = std::min(options_.chunk_rows_max, longest_prompt);
 }
 
 Status Runtime::plan(Notices& notices, const Hooks& hooks) {

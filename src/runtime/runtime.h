@@ -70,7 +70,10 @@ struct ModelFile {
 class Runtime {
  public:
   // `on_plan` sees the plan before anything is allocated; `on_load` the dense weights' progress.
+  // `longest_prompt` says before the plan how many tokens no prompt will exceed (0: not known):
+  // chunks needn't be wider, and their scratch is slots.
   struct Hooks {
+    std::function<uint32_t(const Tokenizer&)> longest_prompt;
     std::function<void(const MemoryPlan&, const ModelFile&)> on_plan;
     std::function<void(uint64_t done, uint64_t total)> on_load;
     std::function<void(uint64_t done, uint64_t total)> on_preload;  // the experts', in bytes
@@ -151,6 +154,7 @@ class Runtime {
   Status take_replay(Notices& notices);
   Status check_kv_types(Notices& notices) const;
   Status start_trace(Notices& notices);
+  void limit_chunks(uint32_t longest_prompt);
   Status plan(Notices& notices, const Hooks& hooks);
   Status open_drive(HostArena& dense_arena, Notices& notices);
   Status add_faults_and_pace(Notices& notices);

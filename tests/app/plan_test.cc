@@ -1,4 +1,5 @@
 // What a model needs and what it would do, as a person asks.
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 
 #include <fstream>
@@ -84,6 +85,31 @@ TEST_F(PlanTest, ItsFloorIsThatOfARun) {
       offstage({"plan", "-m", model(kModel), "-c", "512", "--ram", "1G", "--json"});
   ASSERT_EQ(planned.code, 0) << planned.err;
   EXPECT_NEAR(planned.json()["floor_ram_bytes"].get<double>(), floor, 3 << 20) << refused.err;
+}
+
+// A prompt's rows need scratch, which is slots; a run knows how long its prompt is.
+TEST_F(PlanTest, AShortPromptLeavesSlots) {
+  const auto kept = [&](const std::string& prompt) {
+    const Outcome outcome =
+        offstage({"plan", "--shape", "qwen3-30b-a3b", "--ram", "6G", "-p", prompt, "-n", "1",
+                  "--cold", "--profile", profile(), "--json"});
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return outcome.json()["cells"][0]["kept_share"].get<double>();
+  };
+  EXPECT_GT(kept("4"), kept("512"));
+  const std::string text = "a stage, a lamp, a door, a stage, a lamp, a door";
+  const size_t n_tokens =
+      offstage({"tokenize", "-m", model(kModel), "-p", text, "--add-special", "--json"})
+          .json()["tokens"]
+          .size();
+  const std::string file = folder_ / "prompt.txt";
+  std::ofstream(file) << text;
+  for (const auto& [flag, value] : {std::pair{"-p", text}, std::pair{"-f", file}}) {
+    const Outcome run = offstage(
+        {"run", "-m", model(kModel), "-c", "2048", "-t", "1", flag, value, "-n", "1", "--json"});
+    ASSERT_EQ(run.code, 0) << run.err;
+    EXPECT_THAT(run.err, HasSubstr(fmt::format("chunks of {} tokens", n_tokens))) << flag;
+  }
 }
 
 TEST_F(PlanTest, AForecastIsOfAMachine) {
