@@ -11,10 +11,10 @@ namespace offstage {
 namespace {
 
 // What `run` uses before its plan, of a small vocabulary, and of each token beyond it: its text,
-// its place in the table of merges and in their hashes. Fitted to the floors that runs of six files
-// named, of 2 k to 201 k tokens: within 1.5 MiB of each.
-constexpr uint64_t kProgramBytes = 19ull << 19;
-constexpr uint64_t kVocabularyEntryBytes = 190;
+// its place in the table of merges and in their hashes. Fitted to what runs of four files used by
+// then, of 4 k to 201 k tokens: within 0.3 MiB of each.
+constexpr uint64_t kProgramBytes = 11ull << 20;
+constexpr uint64_t kVocabularyEntryBytes = 195;
 // More than any machine's RAM, little enough that sums of it can't wrap.
 constexpr uint64_t kUnbounded = 1ull << 50;
 
