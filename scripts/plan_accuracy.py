@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Forecasts held against runs: a table of both, setting by setting, in Markdown.
 
-  plan_accuracy.py --model FILE@RAM,RAM ... [--p99-model FILE@RAM,RAM ...] [--drives FOLDER FOLDER]
+  plan_accuracy.py --model FILE@RAM,RAM[@PACE] ... [--p99-model ...] [--drives FOLDER FOLDER]
 
 For every model its routing is recorded on --texts texts, others than the ones that are measured and
 as long; a forecast is the mean of what `plan` says with each. Then, for each budget, with one free
 drive, one paced one and (with --drives, into which the model is packed) two paced ones: `probe` and
-`plan`, and --turns times `run`, `probe`, `plan`; every turn's text is another. A shared machine isn't
-the same from turn to turn, and texts aren't equally local, so forecasts and runs are means.
+`plan`, and --turns times `run` (--runs of them), `probe`, `plan`; every run's text is another. A
+shared machine isn't the same from turn to turn, and texts aren't equally local, so forecasts and runs
+are means. Texts of both kinds begin with the same five kinds of prompt, taken in turns. Where both
+drives are folders of one real drive, PACE has to leave it the faster one.
 Forecasts know nothing of a run; the one that the run makes of itself (`forecast` of its JSON), with
 its own routing and the profile before it, stands beside, so that errors of the profile and of
 guessed routing can be told apart.
@@ -27,14 +29,32 @@ import subprocess
 import sys
 import tempfile
 
+# Prose, dictionary, manual page, Python and C, as in the demo model's training text, and again.
 RECORDED_PROMPTS = [
     "A theatre in winter: the stage is dark, and the",
-    "To strike a set in one night you need",
+    "Understudy, n. One who learns the part of",
+    "DESCRIPTION\n       This command reads the file and",
+    "def read_lines(path):\n    with open(path) as file:",
+    "static int count_words(const char *text)\n{",
     "In the second act the lamps",
-    "The understudy had learnt every part, and",
+    "Curtain, n. A cloth that",
+    "OPTIONS\n       -o, --output=FILE\n              write to",
+    "class Queue:\n    def __init__(self, size):",
+    "#include <stdio.h>\n\nstruct node {",
 ]
-RECORDED_SEED, MEASURED_SEED = 7, 2
-MEASURED_PROMPT = "The prompter calls eight of the actors; the line is"
+MEASURED_PROMPTS = [
+    "The prompter looked at the empty house and",
+    "Scene, n. The place in which",
+    "SYNOPSIS\n       sort [OPTION]... [FILE]...\n\nDESCRIPTION",
+    "import os\n\ndef find(folder, name):",
+    "int main(int argc, char **argv)\n{\n    int i;",
+    "She had come by the night train, with",
+    "Lantern, n. A case with sides of",
+    "EXIT STATUS\n       The program exits with",
+    "    for key, value in sorted(table.items()):",
+    "/* Returns the length of the list, or -1. */\nstatic",
+]
+RECORDED_SEED, MEASURED_SEED = 7, 102
 RECORDED_TOKENS_MIN = 256
 CONTEXT_SPARE = 64
 
@@ -65,10 +85,10 @@ class Program:
 
 
 def parse_model(text):
-    file, at, budgets = text.rpartition("@")
-    if not at or not budgets:
-        raise argparse.ArgumentTypeError(f"'{text}': expected FILE@RAM,RAM")
-    return file, budgets.split(",")
+    file, *rest = text.split("@")
+    if len(rest) not in (1, 2) or not all([file, *rest]):
+        raise argparse.ArgumentTypeError(f"'{text}': expected FILE@RAM,RAM or FILE@RAM,RAM@PACE")
+    return file, rest[0].split(","), rest[1] if len(rest) == 2 else None
 
 
 def read_whole(file):
@@ -96,14 +116,25 @@ def record(program, file, budget, text, tokens):
     """The routing of a text, and how well it could be guessed."""
     trace = os.path.join(program.folder, f"routing-{text}.trace")
     run = program.json("run", "-m", file, *program.threads, "--ram", budget, "-c",
-                       tokens + 2 * CONTEXT_SPARE, "-p", RECORDED_PROMPTS[text], "-n", tokens,
-                       "--temp", 1, "-s", RECORDED_SEED + text, "--ignore-eos", "--no-warm-start",
-                       "--no-forecast", "--record-routing", trace)
+                       tokens + 2 * CONTEXT_SPARE, "-p", RECORDED_PROMPTS[text % len(RECORDED_PROMPTS)],
+                       "-n", tokens, "--temp", 1, "-s", RECORDED_SEED + text, "--ignore-eos",
+                       "--no-warm-start", "--no-forecast", "--record-routing", trace)
     return trace, recall_of(run)
 
 
+def prompt_of(run):
+    return MEASURED_PROMPTS[run % len(MEASURED_PROMPTS)]
+
+
+def prompt_tokens(program, file, n_runs):
+    """Of the measured prompts, the mean."""
+    counts = [len(program.json("tokenize", "-m", file, "-p", prompt, "--add-special")["tokens"])
+              for prompt in map(prompt_of, range(min(n_runs, len(MEASURED_PROMPTS))))]
+    return round(statistics.mean(counts))
+
+
 def measure(program, options, file, budget, recordings, tokens, n_prompt, n_drives, pace):
-    """One row: profile and forecast, run, profile and forecast."""
+    """One row: profile and forecast, runs, profile and forecast."""
     context = n_prompt + tokens + CONTEXT_SPARE
     paced = ["--pace", pace] if pace else []
     shared = ["-m", file, "--ram", budget, "-c", context]
@@ -123,14 +154,14 @@ def measure(program, options, file, budget, recordings, tokens, n_prompt, n_driv
     folders = [word for folder in options.drives or [] for word in ("--drive", folder)]
     striped = [*folders, "--folders-are-drives"] if n_drives > 1 else []
 
-    def run(turn):
-        return program.json("run", *shared, *program.threads, "-p", MEASURED_PROMPT, "-n",
-                            tokens + 1, "--temp", 1, "-s", MEASURED_SEED + turn,
+    def run(text):
+        return program.json("run", *shared, *program.threads, "-p", prompt_of(text), "-n",
+                            tokens + 1, "--temp", 1, "-s", MEASURED_SEED + text,
                             "--ignore-eos", "--no-warm-start", *paced, *striped)
 
     forecasts, runs = [forecast()], []
     for turn in range(options.turns):
-        runs.append(run(turn))
+        runs += [run(turn * options.runs + at) for at in range(options.runs)]
         forecasts.append(forecast())
     return {
         "model": os.path.basename(file).removesuffix(".gguf"),
@@ -155,34 +186,36 @@ def figures_of(run):
 
 
 def means(figures):
-    return {key: statistics.mean(one[key] for one in figures) for key in figures[0]}
+    """Of speeds the one of all tokens together."""
+    mean_of = {"tok_s": statistics.harmonic_mean}
+    return {key: mean_of.get(key, statistics.mean)([one[key] for one in figures])
+            for key in figures[0]}
 
 
-def settings_of(budgets, options):
+def settings_of(budgets, pace, options):
     for budget in budgets:
         yield budget, 1, None
-        yield budget, 1, options.pace
+        yield budget, 1, pace
         if options.drives:
-            yield budget, 2, options.pace
+            yield budget, 2, pace
 
 
 def measure_all(program, options, models, tokens):
     rows = []
-    for file, budgets in models:
+    for file, budgets, pace in models:
         say(f"{file}: reading it")
         read_whole(file)
         say(f"{file}: recording its routing")
         recordings = [record(program, file, budgets[0], text, max(tokens, RECORDED_TOKENS_MIN))
                       for text in range(options.texts)]
-        n_prompt = len(program.json("tokenize", "-m", file, "-p", MEASURED_PROMPT,
-                                    "--add-special")["tokens"])
+        n_prompt = prompt_tokens(program, file, options.turns * options.runs)
         if options.drives:
             say(f"{file}: packing it into {', '.join(options.drives)}")
             program("pack", "-m", file, *(word for folder in options.drives
                                           for word in ("--drive", folder)))
-        for budget, n_drives, pace in settings_of(budgets, options):
+        for budget, n_drives, paced in settings_of(budgets, pace or options.pace, options):
             row = measure(program, options, file, budget, recordings, tokens, n_prompt,
-                          n_drives, pace)
+                          n_drives, paced)
             rows.append(row)
             say(line_of(row))
     return rows
@@ -236,17 +269,18 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=parse_model, action="append", default=[],
-                        metavar="FILE@RAM,RAM", help="speed and hits, over --tokens tokens")
+                        metavar="FILE@RAM,RAM[@PACE]", help="speed and hits, over --tokens tokens")
     parser.add_argument("--p99-model", type=parse_model, action="append", default=[],
-                        metavar="FILE@RAM,RAM", help="p99 too, over --p99-tokens tokens")
+                        metavar="FILE@RAM,RAM[@PACE]", help="p99 too, over --p99-tokens tokens")
     parser.add_argument("--drives", nargs=2, metavar="FOLDER",
                         help="two folders that stand for two drives, paced")
-    parser.add_argument("--pace", default="400M", help="of each paced drive (400M)")
+    parser.add_argument("--pace", default="400M", help="of each paced drive, if the model names none (400M)")
     parser.add_argument("--tokens", type=int, default=128)
     parser.add_argument("--p99-tokens", type=int, default=2000)
-    parser.add_argument("--texts", type=int, default=2, choices=range(1, len(RECORDED_PROMPTS) + 1),
-                        help="on which routing is recorded (2)")
-    parser.add_argument("--turns", type=int, default=1, help="runs of each setting (1)")
+    parser.add_argument("--texts", type=int, default=2, help="on which routing is recorded (2)")
+    parser.add_argument("--turns", type=int, default=1,
+                        help="between two profiles each, of every setting (1)")
+    parser.add_argument("--runs", type=int, default=1, help="of each turn (1)")
     parser.add_argument("--probe-seconds", type=float, default=2)
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--program", default="build/release/offstage")
