@@ -158,7 +158,9 @@ Result<ForecastReport> make_forecast(const ForecastFlags& flags, const PlannedMo
                                      const RuntimeOptions& runtime,
                                      std::span<const uint64_t> ram_bytes, Notices& notices) {
   ForecastReport report;
-  const ForecastOptions options = options_of(flags, runtime);
+  ForecastOptions options = options_of(flags, runtime);
+  // A run with --pace doesn't look for it, and another machine's run wouldn't find it.
+  if (flags.profile.empty() && flags.pace.empty()) options.drive = model.drive;
   OFFSTAGE_TRY(const auto profile, machine_of(flags, notices));
   if (!profile && flags.has_wish())
     return make_error(ErrorCode::kNotFound,

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "base/checked_math.h"
+#include "runtime/start_probe.h"
 
 namespace offstage {
 namespace {
@@ -195,6 +196,7 @@ PlannedModel planned_file(std::shared_ptr<const ModelFile> file) {
   model.total_params = file->total_params();
   model.active_params = file->active_params();
   for (const GgufTensor& tensor : file->gguf.tensors()) model.weights_bytes += tensor.bytes;
+  model.drive = kept_choice(*file);
   model.owner = std::move(file);
   return model;
 }

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,8 +31,9 @@ struct PlannedModel {
   std::vector<uint64_t> file_bytes;     // by Extent::file
   std::vector<uint32_t> drive_of_file;  // likewise; empty: all are on one
   uint64_t total_params = 0;
-  uint64_t active_params = 0;  // per token, counted as its makers do (model/tensors.h)
-  uint64_t weights_bytes = 0;  // of all tensors
+  uint64_t active_params = 0;        // per token, counted as its makers do (model/tensors.h)
+  uint64_t weights_bytes = 0;        // of all tensors
+  std::optional<DriveChoice> drive;  // as a run of this file would ask its drive here, if known
   std::shared_ptr<const void> owner;
 
   uint64_t experts_bytes() const { return layout.total_expert_bytes(); }

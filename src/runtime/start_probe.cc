@@ -147,6 +147,19 @@ DriveChoice choose_drive(const ModelFile& file, const RuntimeOptions& options,
   return choice;
 }
 
+std::optional<DriveChoice> kept_choice(const ModelFile& file) {
+  const ExpertLayout layout = file.expert_layout();
+  if (layout.n_layers() == 0) return std::nullopt;
+  const std::string path = file.paths()[range_of_experts(layout).file];
+  const Result<std::string> id = drive_id(path);
+  Notices unsaid;  // the run says it
+  const auto kept = id ? kept_profile(file.paths().front(), *id, unsaid) : std::nullopt;
+  if (!kept) return std::nullopt;
+  DriveChoice choice;
+  apply(*kept, {}, choice);
+  return choice;
+}
+
 double estimate_row_ns(const ModelFile& file, const Kernels& kernels, ThreadPool& workers,
                        const Clock& clock) {
   constexpr uint32_t kRows = 64, kTokens = 32;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "base/clock.h"
@@ -26,6 +27,9 @@ inline constexpr uint64_t kProbedExpertBytesMin = 1ull << 30;
 // meanwhile.
 DriveChoice choose_drive(const ModelFile& file, const RuntimeOptions& options,
                          uint64_t memory_bytes, const Clock& clock, Notices& notices);
+
+// What a run would find kept by an earlier start of this file, if there is something of its drive.
+std::optional<DriveChoice> kept_choice(const ModelFile& file);
 
 // Nanoseconds that all workers together need for one more row of a wide chunk: the experts' format
 // at this machine's speed, times the parameters a row meets. Within a factor of two.

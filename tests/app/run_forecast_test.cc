@@ -3,6 +3,8 @@
 
 #include <fstream>
 
+#include "io/drive_profile.h"
+#include "io/extent.h"
 #include "tests/app/json_schema.h"
 #include "tests/app/machine_json.h"
 #include "tests/app/program.h"
@@ -52,6 +54,35 @@ TEST_F(RunForecastTest, ARunIsForecastAsItWas) {
   EXPECT_THAT(outcome.err, AllOf(HasSubstr("\nforecast "), HasSubstr(" over 20 tokens: ")));
   EXPECT_EQ(kept().size(), 1u);
   EXPECT_LE(json["peak_rss_bytes"], json["ram_budget_bytes"]);
+}
+
+// What a start found out of the file's drive and kept is how the next run will ask it.
+TEST_F(RunForecastTest, PlanKnowsHowARunWouldAsk) {
+  keep(testing::kMachine);
+  const std::string file = folder_ / "asked.gguf", machine = folder_ / "another.json";
+  std::filesystem::copy_file(model("qwen3moe-s1"), file);
+  std::ofstream(machine) << testing::kMachine;
+  const auto floor =
+      offstage({"plan", "-m", file, "-c", "256", "-p", "4", "--json"}).json()["floor_ram_bytes"];
+  const auto speed = [&](std::vector<std::string> more) {
+    std::vector<std::string> asked = {"plan",  "-m", file, "-c",     "256",   "-n",
+                                      "50",    "-p", "4",  "--cold", "--ram", to_string(floor),
+                                      "--json"};
+    asked.insert(asked.end(), more.begin(), more.end());
+    const Outcome outcome = offstage(asked);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    const auto cell = outcome.json()["cells"][0];
+    EXPECT_EQ(cell["fit"], "from_drive");
+    return cell["decode_tok_s"].get<double>();
+  };
+  const double before = speed({}), paced = speed({"--pace", "100M"});
+  const auto id = drive_id(file);
+  ASSERT_TRUE(id);
+  ASSERT_TRUE(write_profile(file + ".offstage-drive",
+                            {*id, "uring direct", utc_date(), kSectorBytes, 1, 1}));
+  EXPECT_LT(speed({}), .9 * before);
+  EXPECT_EQ(speed({"--profile", machine}), before);
+  EXPECT_EQ(speed({"--pace", "100M"}), paced);
 }
 
 TEST_F(RunForecastTest, PlanShowsWhatWasKept) {

@@ -29,6 +29,10 @@ class StartProbeTest : public ::testing::Test {
   ~StartProbeTest() override { std::filesystem::remove_all(folder_); }
 
   std::string profile() const { return folder_ / "model.gguf.offstage-drive"; }
+  std::optional<DriveChoice> kept() const {
+    const auto file = ModelFile::open(options_.model_path);
+    return file ? kept_choice(**file) : std::nullopt;
+  }
   DriveChoice choice(Probe probe) {
     options_.probe = probe;
     const auto model = open_model(options_);
@@ -42,6 +46,7 @@ class StartProbeTest : public ::testing::Test {
 TEST_F(StartProbeTest, IsForcedKeptAndFoundAgain) {
   EXPECT_TRUE(choice(Probe::kAuto).probed.empty());  // too small a model to be worth it
   EXPECT_FALSE(std::filesystem::exists(profile()));
+  EXPECT_FALSE(kept());
   const DriveChoice now = choice(Probe::kForce);
   ASSERT_FALSE(now.probed.empty());
   EXPECT_GT(now.bytes_per_s, 0);
@@ -52,6 +57,9 @@ TEST_F(StartProbeTest, IsForcedKeptAndFoundAgain) {
   EXPECT_EQ(later.depth, now.depth);
   EXPECT_EQ(later.block_bytes, now.block_bytes);
   EXPECT_EQ(later.probe_ns, 0);
+  ASSERT_TRUE(kept());
+  EXPECT_EQ(kept()->depth, now.depth);
+  EXPECT_EQ(kept()->block_bytes, now.block_bytes);
   EXPECT_TRUE(choice(Probe::kOff).probed.empty());
   options_.io_depth = 3;
   EXPECT_EQ(choice(Probe::kAuto).depth, 3u);  // what was asked for wins
@@ -59,6 +67,7 @@ TEST_F(StartProbeTest, IsForcedKeptAndFoundAgain) {
 
 TEST_F(StartProbeTest, AnotherDrivesProfileIsNotBelieved) {
   ASSERT_TRUE(write_profile(profile(), {"9:9 other", "uring direct", utc_date(), 8192, 2, 1}));
+  EXPECT_FALSE(kept());
   EXPECT_TRUE(choice(Probe::kAuto).probed.empty());
   EXPECT_FALSE(choice(Probe::kForce).probed.empty());
   EXPECT_FALSE(choice(Probe::kAuto).probed.empty());
