@@ -24,14 +24,13 @@ void print_profile(const HardwareProfile& profile) {
   fmt::print("  RAM      {:>8.1f} GB/s read\n", profile.ram_read_bytes_per_s / 1e9);
   fmt::print("  hashing  {:>8.1f} GB/s a thread\n", profile.hash_bytes_per_s / 1e9);
   fmt::print(
-      "  hand-out {:>8.1f} us, of a product {:.1f} us more, a layer's bookkeeping {:.1f} us and "
-      "{:.1f} a read, a choice of "
-      "token {:.1f} us, "
-      "waking "
-      "after a read {:.1f} us\n",
+      "  hand-out {:>8.1f} us, of a product {:.1f} us more, a layer's bookkeeping {:.1f} us, "
+      "{:.1f} more where experts go, {:.1f} a read, a choice of token {:.1f} us, waking after a "
+      "read {:.1f} us\n",
       static_cast<double>(profile.dispatch_ns) / 1e3, static_cast<double>(profile.product_ns) / 1e3,
-      static_cast<double>(profile.event_ns) / 1e3, static_cast<double>(profile.miss_ns) / 1e3,
-      static_cast<double>(profile.token_ns) / 1e3, static_cast<double>(profile.wake_ns) / 1e3);
+      static_cast<double>(profile.event_ns) / 1e3, static_cast<double>(profile.policy_ns) / 1e3,
+      static_cast<double>(profile.miss_ns) / 1e3, static_cast<double>(profile.token_ns) / 1e3,
+      static_cast<double>(profile.wake_ns) / 1e3);
   fmt::print("  beside reads, arithmetic takes {:.2f} times as long\n",
              profile.slowdown_beside_reads);
   for (const DriveSpeed& drive : profile.drives)

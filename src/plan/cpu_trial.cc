@@ -182,6 +182,7 @@ void try_cpu(const CpuTrialParts& parts, HardwareProfile& profile, Notices& noti
   profile.token_ns = sample_ns(parts);
   const TierTrial tier = try_tier(parts.clock);
   profile.event_ns = tier.event_ns;
+  profile.policy_ns = tier.policy_ns;
   profile.miss_ns = tier.miss_ns;
   profile.kernels.clear();
   for (const TensorType type : kTypes) {

@@ -135,6 +135,7 @@ void read_cpu(ObjectReader reader, HardwareProfile& profile, Status& status) {
   reader.number("event_ns", profile.event_ns, 0, kTimeMax);
   reader.number("token_ns", profile.token_ns, 0, kTimeMax);
   if (reader.has("product_ns")) reader.number("product_ns", profile.product_ns, 0, kTimeMax);
+  if (reader.has("policy_ns")) reader.number("policy_ns", profile.policy_ns, 0, kTimeMax);
   if (reader.has("miss_ns")) reader.number("miss_ns", profile.miss_ns, 0, kTimeMax);
   if (reader.has("asleep_ns")) reader.number("asleep_ns", profile.asleep_ns, 0, kTimeMax);
   if (reader.has("wake_ns")) reader.number("wake_ns", profile.wake_ns, 0, kTimeMax);
@@ -251,6 +252,7 @@ std::string profile_text(const HardwareProfile& profile) {
         {"product_ns", profile.product_ns},
         {"asleep_ns", profile.asleep_ns},
         {"event_ns", profile.event_ns},
+        {"policy_ns", profile.policy_ns},
         {"miss_ns", profile.miss_ns},
         {"token_ns", profile.token_ns},
         {"wake_ns", profile.wake_ns},

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "plan/tier_trial.h"
+
 namespace offstage {
 namespace {
 
@@ -56,6 +58,8 @@ TokenCost::TokenCost(const PlannedModel& model, const HardwareProfile& profile, 
       ffn_ns_(hand_out_ns(profile, kFfnDispatches, kFfnProducts)),
       dispatch_ns_(static_cast<double>(profile.dispatch_ns)),
       event_ns_(static_cast<double>(profile.event_ns)),
+      policy_ns_(static_cast<double>(profile.policy_ns) * model.spec.router.n_experts /
+                 kTriedExperts),
       miss_ns_(static_cast<double>(profile.miss_ns)),
       token_ns_(static_cast<double>(profile.token_ns) * model.spec.n_vocab / kLogitsChosenAmong) {
   const Speeds speeds(profile, notices);

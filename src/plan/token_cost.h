@@ -39,9 +39,11 @@ class TokenCost {
   double ffn_ns(uint32_t layer, uint32_t rows) const;
   // Experts that are computed together, each for so many rows.
   double batch_ns(uint32_t layer, std::span<const uint32_t> rows_by_expert) const;
-  // What closes a layer with experts: their sum, and the tier's bookkeeping, so many of them read.
-  double event_ns(uint64_t reads) const {
-    return dispatch_ns_ + event_ns_ + miss_ns_ * static_cast<double>(reads);
+  // What closes a layer with experts: their sum, and the tier's bookkeeping, so many of them read,
+  // which weighs them all where not all can stay.
+  double event_ns(uint64_t reads, bool evicts) const {
+    return dispatch_ns_ + event_ns_ + (evicts ? policy_ns_ : 0) +
+           miss_ns_ * static_cast<double>(reads);
   }
   double output_ns() const { return output_.weights_ns + dispatch_ns_; }
   double sample_ns() const { return token_ns_; }
@@ -59,7 +61,7 @@ class TokenCost {
   double called_share_ = 0;  // of the experts, by a row
   double ram_bytes_per_s_ = 1;
   double attention_ns_ = 0, router_ns_ = 0, ffn_ns_ = 0;  // beside their weights
-  double dispatch_ns_ = 0, event_ns_ = 0, miss_ns_ = 0, token_ns_ = 0;
+  double dispatch_ns_ = 0, event_ns_ = 0, policy_ns_ = 0, miss_ns_ = 0, token_ns_ = 0;
 };
 
 }  // namespace offstage

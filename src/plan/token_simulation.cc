@@ -72,6 +72,7 @@ TokenSimulation::TokenSimulation(const Parts& parts)
       spec_(parts.model.spec),
       cost_(parts.model, parts.profile, parts.options.runtime.k_type, parts.options.runtime.v_type,
             parts.notices),
+      evicts_(!parts.plan.all_resident(parts.model.layout)),
       timer_(clock_),
       worker_(1, parts.notices),
       foresight_(parts.options.guess_accuracy, parts.options.seed),
@@ -202,7 +203,7 @@ void TokenSimulation::visit(LayerIndex layer, const Rows& rows) {
     spend(cost_.batch_ns(block, batch_rows_), Cause::kExperts);
   }
   tier_->end();
-  spend(cost_.event_ns(tier_->counters().drive_reads - reads_before), Cause::kCache);
+  spend(cost_.event_ns(tier_->counters().drive_reads - reads_before, evicts_), Cause::kCache);
 }
 
 void TokenSimulation::gather_calls(LayerIndex layer, const Rows& rows) {

@@ -80,6 +80,7 @@ class TokenSimulation {
   Parts parts_;
   const ModelSpec& spec_;
   TokenCost cost_;
+  bool evicts_;  // not all experts can stay
   ManualClock clock_;
   int64_t worked_until_ns_ = 0;
   CauseTimer timer_;

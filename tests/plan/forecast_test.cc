@@ -5,6 +5,7 @@
 #include "cache/replay.h"
 #include "plan/cells.h"
 #include "plan/needs.h"
+#include "plan/tier_trial.h"
 #include "plan/token_cost.h"
 #include "tests/cache/synthetic_routes.h"
 #include "tests/plan/machine.h"
@@ -75,7 +76,7 @@ TEST(Forecast, ResidentExpertsCostArithmeticAlone) {
   const std::vector<uint32_t> one_row_each = {1, 1};
   for (uint32_t l = 0; l < 4; ++l)
     token_ns += cost.attention_ns(l, 1, 1) + cost.router_ns(l, 1) + cost.ffn_ns(l, 1) +
-                cost.batch_ns(l, one_row_each) + cost.event_ns(0);
+                cost.batch_ns(l, one_row_each) + cost.event_ns(0, false);
   EXPECT_NEAR(static_cast<double>(f.max_ns), token_ns, 20);  // parts are whole ns
   // The weights of a token at the kernel's 8 GB/s are nearly all of it.
   const double weights = 4 * 2 * static_cast<double>(model.expert_bytes());
@@ -227,16 +228,19 @@ TEST(Forecast, ADriveThatAnswersTogetherIsWaitedForLonger) {
   EXPECT_EQ(together.ram_hit_rate, each.ram_hit_rate);
 }
 
-// Bookkeeping is dearer where experts are read, and only there.
+// Bookkeeping is dearer where experts go, by their number, and where they are read; only there.
 TEST(Forecast, MissesCostBookkeeping) {
   ForecastOptions options = small_options();
   HardwareProfile machine = small_machine();
   machine.miss_ns = 500'000;
+  machine.policy_ns = 80'000;
   const MemoryPlan plan = half_plan(small_model(), options);
   const Forecast f = forecast_of(plan, machine, options);
   const double reads = (1 - f.ram_hit_rate) * kShape.calls_per_token();
   const double hidden_ns = 4 * (100 + 300);  // dispatch and event of each layer
-  EXPECT_NEAR(static_cast<double>(f.token[Cause::kCache]), 500e3 * reads + hidden_ns, 50);
+  const double policy_ns = 4 * 80e3 * 16 / kTriedExperts;
+  EXPECT_NEAR(static_cast<double>(f.token[Cause::kCache]), 500e3 * reads + policy_ns + hidden_ns,
+              50);
   options.tokens = 1;
   const Forecast whole = forecast_of(whole_plan(small_model(), options), machine, options);
   EXPECT_NEAR(static_cast<double>(whole.token[Cause::kCache]), hidden_ns, 50);

@@ -59,11 +59,13 @@ TEST(HardwareProfile, SaysWhatIsWrongAndWhere) {
 
 TEST(HardwareProfile, AnOlderOneIsRead) {
   Json json = Json::parse(profile_text(small_machine()));
-  for (const char* later : {"wake_ns", "miss_ns", "asleep_ns"}) json["cpu"].erase(later);
+  for (const char* later : {"wake_ns", "policy_ns", "miss_ns", "asleep_ns"})
+    json["cpu"].erase(later);
   json["drives"][0].erase("answers_together");
   const auto profile = parse_profile(json.dump(), "older");
   ASSERT_TRUE(profile) << profile.error().message;
   EXPECT_EQ(profile->wake_ns, 0);
+  EXPECT_EQ(profile->policy_ns, 0);
   EXPECT_EQ(profile->miss_ns, 0);
   EXPECT_EQ(profile->asleep_ns, 0);
   EXPECT_FALSE(profile->drives[0].answers_together);

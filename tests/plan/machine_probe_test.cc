@@ -175,6 +175,8 @@ TEST(CpuTrial, FillsAProfile) {
   }
   EXPECT_GT(profile.hash_bytes_per_s, 1e6);
   EXPECT_GT(profile.event_ns, 0);
+  EXPECT_GT(profile.policy_ns, 0);
+  EXPECT_GT(profile.miss_ns, 0);
   const auto read = parse_profile(profile_text(profile), "written");
   ASSERT_TRUE(read) << read.error().message;
   EXPECT_EQ(read->kernels.size(), profile.kernels.size());
