@@ -40,7 +40,7 @@ RECORDED_PROMPTS = [
     "Curtain, n. A cloth that",
     "OPTIONS\n       -o, --output=FILE\n              write to",
     "class Queue:\n    def __init__(self, size):",
-    "#include <stdio.h>\n\nstruct node {",
+    "/* Reads the next word into the buffer. */\nint",
 ]
 MEASURED_PROMPTS = [
     "The prompter looked at the empty house and",
