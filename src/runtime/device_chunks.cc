@@ -1,7 +1,6 @@
 #include "runtime/device_chunks.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "base/check.h"
@@ -11,7 +10,6 @@ namespace offstage {
 namespace {
 
 constexpr uint64_t kAlignment = 256;
-constexpr uint64_t kPieceBytes = 512 << 10;  // of results, on their way back; there are two
 
 gpu::Activation activation_of(Activation activation) {
   return activation == Activation::kSwiglu ? gpu::Activation::kSwiglu
@@ -63,7 +61,10 @@ uint64_t DeviceChunks::memory_bytes(const ModelSpec& spec, const DeviceKernels& 
 }
 
 DeviceChunks::DeviceChunks(const Parts& parts, const Options& options)
-    : parts_(parts), options_(options), job_of_(parts.layout.n_experts()) {
+    : parts_(parts),
+      options_(options),
+      pieces_(parts.device, options.deadline_ns),
+      job_of_(parts.layout.n_experts()) {
   const uint32_t n_experts = parts_.layout.n_experts();
   taken_.reserve(n_experts);
   left_.reserve(n_experts);
@@ -82,14 +83,16 @@ Result<std::unique_ptr<DeviceChunks>> DeviceChunks::create(const Parts& parts,
 Status DeviceChunks::take_memory() {
   memory_bytes_ = memory_bytes(parts_.spec, parts_.kernels, options_.rows_max);
   const uint64_t calls = uint64_t{options_.rows_max} * parts_.spec.router.n_used;
-  OFFSTAGE_TRY(pinned_, parts_.device.allocate_pinned(2 * kPieceBytes + calls * sizeof(uint32_t)));
+  OFFSTAGE_TRY(std::byte* const pinned, parts_.device.allocate_pinned(DevicePieces::kPinnedBytes +
+                                                                      calls * sizeof(uint32_t)));
   Result<std::byte*> memory = parts_.device.allocate(memory_bytes_);
   if (!memory) {
-    parts_.device.release_pinned(pinned_);
+    parts_.device.release_pinned(pinned);
     return tl::unexpected(std::move(memory).error());
   }
   memory_ = *memory;
-  experts_over_ = reinterpret_cast<uint32_t*>(pinned_ + 2 * kPieceBytes);
+  pieces_.set_memory(pinned);
+  experts_over_ = reinterpret_cast<uint32_t*>(pinned + DevicePieces::kPinnedBytes);
   lay_out(parts_.spec, parts_.kernels, options_.rows_max, memory_, &work_);
   return {};
 }
@@ -321,36 +324,14 @@ Status DeviceChunks::collect(float* expert_out) {
   return {};
 }
 
-// Piece by piece: while one is taken out of pinned memory, the next comes.
 Status DeviceChunks::bring_back(float* expert_out) {
-  struct Piece {
-    uint64_t at = 0, n = 0;  // floats
-    DeviceMark there;
-  };
-  std::optional<Piece> before;
-  uint32_t n_pieces = 0;
-  const auto memory_of = [&](uint32_t piece) { return pinned_ + piece % 2 * kPieceBytes; };
-  const auto take = [&](const Piece& piece, uint32_t number) -> Status {
-    OFFSTAGE_TRY_VOID(wait_for(piece.there));
-    std::memcpy(expert_out + piece.at, memory_of(number), piece.n * sizeof(float));
-    return {};
-  };
   join_places(taken_);
   const uint64_t hidden = parts_.spec.hidden;
-  for (const Places& places : places_) {
-    const uint64_t end = (uint64_t{places.first} + places.n) * hidden;
-    for (uint64_t at = places.first * hidden; at < end; at += kPieceBytes / sizeof(float)) {
-      Piece piece = {at, std::min<uint64_t>(end - at, kPieceBytes / sizeof(float)), {}};
-      OFFSTAGE_TRY_VOID(parts_.device.copy(DeviceStream::kToHost, memory_of(n_pieces),
-                                           reinterpret_cast<const std::byte*>(work_.out + at),
-                                           piece.n * sizeof(float)));
-      OFFSTAGE_TRY(piece.there, parts_.device.mark(DeviceStream::kToHost));
-      if (before) OFFSTAGE_TRY_VOID(take(*before, n_pieces - 1));
-      before = piece;
-      ++n_pieces;
-    }
-  }
-  return before ? take(*before, n_pieces - 1) : Status();
+  for (const Places& places : places_)
+    OFFSTAGE_TRY_VOID(pieces_.bring(work_.out + places.first * hidden,
+                                    expert_out + places.first * hidden,
+                                    places.n * hidden * sizeof(float)));
+  return pieces_.finish();
 }
 
 // The simulated device's check of races is told of all that copies could meet.

@@ -31,6 +31,7 @@
 #include "cache/vram_tier.h"
 #include "gpu/device.h"
 #include "model/spec.h"
+#include "runtime/device_pieces.h"
 #include "runtime/options.h"
 #include "runtime/placement.h"
 #include "runtime/router.h"
@@ -136,7 +137,7 @@ class DeviceChunks {
   uint64_t memory_bytes_ = 0;
   std::byte* memory_ = nullptr;
   Work work_;
-  std::byte* pinned_ = nullptr;       // results' pieces, two
+  DevicePieces pieces_;               // of results
   uint32_t* experts_over_ = nullptr;  // pinned: what goes over
 
   // The layer.
