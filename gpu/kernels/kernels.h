@@ -200,12 +200,13 @@ struct GroupCallsArgs {
 };
 CallStatus group_calls(StreamHandle stream, const GroupCallsArgs& args);
 
-// x [n_rows][n] floats → row r as stored, at out[r].
+// x [n_rows][n] floats → row r as stored, at out[r] + offset.
 struct StoreKvArgs {
   KvType type = KvType::kF16;
   const float* x = nullptr;
   uint32_t n_rows = 0, n = 0;       // Q8_0: n a multiple of 32
   std::byte* const* out = nullptr;  // [n_rows], at multiples of 2 (F32: 4)
+  uint64_t offset = 0;              // the same for all: one table serves every layer
 };
 CallStatus store_kv(StreamHandle stream, const StoreKvArgs& args);
 

@@ -80,7 +80,7 @@ __global__ void quantise_256(QuantiseArgs args) {
 // Grid: 32 elements, rows; one warp.
 __global__ void store_kv_rows(StoreKvArgs args) {
   const uint32_t i = blockIdx.x * kWarp + threadIdx.x;
-  std::byte* out = args.out[blockIdx.y];
+  std::byte* out = args.out[blockIdx.y] + args.offset;
   const bool inside = i < args.n;
   const float x = inside ? args.x[size_t{blockIdx.y} * args.n + i] : 0.0f;
   if (args.type == KvType::kF32) {

@@ -121,7 +121,8 @@ KvType kv_type_of(gpu::KvType type) {
 
 gpu::CallStatus store_kv(const Kernels& kernels, const gpu::StoreKvArgs& args) {
   for (size_t row = 0; row < args.n_rows; ++row)
-    kernels.store_kv(kv_type_of(args.type), args.x + row * args.n, args.n, args.out[row]);
+    kernels.store_kv(kv_type_of(args.type), args.x + row * args.n, args.n,
+                     args.out[row] + args.offset);
   return {};
 }
 

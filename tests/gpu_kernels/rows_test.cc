@@ -251,13 +251,15 @@ TEST_F(DeviceRows, KeysAndValuesAreStoredAsTheOracleStoresThem) {
     for (uint32_t r = 0; r < n_rows; ++r)
       oracle().store_kv(type, x.data() + size_t{r} * n, n, expected.data() + bytes * r);
     Array<float> rows(x);
-    Array<std::byte> out(bytes * n_rows);
+    const uint64_t offset = 8;
+    Array<std::byte> out(offset + bytes * n_rows);
     std::vector<std::byte*> targets;
     for (uint32_t r = 0; r < n_rows; ++r) targets.push_back(out.at() + bytes * r);
     Array<std::byte*> table(targets);
-    gpu_rig::finish(gpu::store_kv(
-        gpu_rig::stream(), {static_cast<gpu::KvType>(type), rows.at(), n_rows, n, table.at()}));
-    const auto actual = out.take();
+    gpu_rig::finish(gpu::store_kv(gpu_rig::stream(), {static_cast<gpu::KvType>(type), rows.at(),
+                                                      n_rows, n, table.at(), offset}));
+    auto actual = out.take();
+    actual.erase(actual.begin(), actual.begin() + offset);
     const size_t size = type == KvType::kQ8_0 ? 34 : bytes / n;  // of what holds one element
     for (size_t at = 0; at < actual.size(); at += size) {
       if (type != KvType::kQ8_0 && x[at / size] != x[at / size]) continue;  // where, not which
