@@ -56,11 +56,16 @@ void print_vram(const Runtime& runtime) {
   if (runtime.device() == nullptr) return;
   const std::string& device = runtime.device()->facts().name;
   if (const DeviceDense* dense = runtime.device_dense())
-    fmt::print(stderr,
-               "vram     {:>11}  {}: attention, router and shared experts of generated tokens; "
-               "weights {} (RAM has them too), KV {}, working memory {}\n",
-               format_bytes(dense->memory_bytes()), device, format_bytes(dense->weights_bytes()),
-               format_bytes(dense->kv_bytes()), format_bytes(dense->working_bytes()));
+    fmt::print(
+        stderr,
+        "vram     {:>11}  {}: attention, router and shared experts of {}; weights {} (RAM has "
+        "them too), KV {}, working memory {}\n",
+        format_bytes(dense->memory_bytes()), device,
+        dense->chunk_rows() == 0
+            ? std::string("generated tokens")
+            : fmt::format("all tokens, {} of a prompt at once", dense->chunk_rows()),
+        format_bytes(dense->weights_bytes()), format_bytes(dense->kv_bytes()),
+        format_bytes(dense->working_bytes()));
   if (const DeviceLogits* logits = runtime.device_logits())
     fmt::print(stderr, "vram     {:>11}  {}: logits of generated tokens\n",
                format_bytes(logits->memory_bytes()), device);

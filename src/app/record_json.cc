@@ -169,6 +169,7 @@ Json vram_json(const Runtime& runtime, uint64_t hits) {
           {"working_bytes", (dense == nullptr ? 0 : dense->working_bytes()) +
                                 (experts == nullptr ? 0 : experts->working_bytes())},
           {"dense_forwards", dense == nullptr ? 0 : dense->forwards()},
+          {"dense_chunks", dense == nullptr ? 0 : dense->chunks()},
           {"logits_bytes", logits == nullptr ? 0 : logits->memory_bytes()},
           {"logits_rows", logits == nullptr ? 0 : logits->rows()},
           {"experts_bytes", experts == nullptr ? 0 : experts->vram().memory_bytes()},

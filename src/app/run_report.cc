@@ -130,8 +130,9 @@ std::string experts_line(const Runtime& runtime, const TokenRecord& decode, size
       per_second(megabytes, decode.wall_ns));
   if (const DeviceDense* dense = runtime.device_dense())
     text += fmt::format(
-        "dense    {}attention, router and shared experts of {} forwards by the device\n",
-        dense->is_lost() ? "lost; " : "", dense->forwards());
+        "dense    {}attention, router and shared experts of {} forwards by the device, and of "
+        "prompts' chunks: {}\n",
+        dense->is_lost() ? "lost; " : "", dense->forwards(), dense->chunks());
   if (const DeviceLogits* logits = runtime.device_logits())
     text += fmt::format("logits   of {} rows by the device\n", logits->rows());
   if (runtime.device_experts() == nullptr) return text;

@@ -11,6 +11,16 @@ namespace {
 
 constexpr uint64_t kAlignment = 256;
 
+// Of what weights, KV and steps leave of VRAM, for chunks at most: the rest is for experts.
+constexpr uint64_t kChunkShare = 8;
+// Rows of a chunk that are computed together: as many, or half, and so on, as that share allows. 32
+// share a tile's weights (gpu/kernels/matmul.cu).
+constexpr uint32_t kSliceRows = 256, kSliceRowsMin = 32;
+// Attention has room for so many rows that see the whole context, which are enough to keep a card
+// busy: their blocks are computed at the same time. Rows that see less are more at once.
+constexpr uint32_t kAttentionRows = 16;
+constexpr uint64_t kAttentionBytesMax = 32 << 20;
+
 uint64_t aligned(uint64_t bytes) { return round_up(bytes, kAlignment); }
 
 // Every tensor of a layer's dense part: visit(data, bytes) says where it lies from now on.
@@ -65,7 +75,10 @@ DeviceDense::DeviceDense(const Parts& parts, const Options& options)
     : parts_(parts),
       options_(options),
       kv_(parts.device, parts.kv, options.n_sequences),
-      layers_(parts.weights.layers) {}
+      layers_(parts.weights.layers),
+      pieces_(parts.device, options.deadline_ns),
+      n_blocks_(options.n_sequences),
+      table_at_(options.n_sequences) {}
 
 Result<std::unique_ptr<DeviceDense>> DeviceDense::create(const Parts& parts,
                                                          const Options& options) {
@@ -82,22 +95,34 @@ void DeviceDense::count_memory() {
       weights_bytes_ += aligned(bytes);
       return data;
     });
+  kv_bytes_ = aligned(kv_.bytes());
+  slice_rows_ = options_.rows_max;
+  count_working();
+}
+
+// What the widest forward works in.
+void DeviceDense::count_working() {
   const ModelSpec& spec = parts_.spec;
-  const uint64_t rows = options_.rows_max;
-  const uint64_t n_blocks = KvCache::pages_for(parts_.rotary.context(), 1);
+  const uint64_t rows = widest_forward();
+  const uint64_t n_pages = parts_.kv.pages_bytes() / parts_.kv.page_bytes();
+  const uint64_t n_tables = std::min<uint64_t>(rows, options_.n_sequences);
   const auto part = [](uint64_t bytes) { return round_up(bytes, kPartAlignment); };
   positions_bytes_ = part(rows * spec.rotary.n_rot * sizeof(float)) +
-                     part(spec.n_layers * 2 * rows * spec.attention.n_kv_heads * sizeof(void*)) +
-                     2 * part(rows * sizeof(gpu::AttentionRow)) +
-                     rows * part(n_blocks * sizeof(void*));
+                     2 * part(rows * spec.attention.n_kv_heads * sizeof(void*)) +
+                     2 * part(rows * sizeof(gpu::AttentionRow)) + part(n_pages * sizeof(void*)) +
+                     n_tables * kPartAlignment;
+  const uint32_t n_blocks = KvCache::pages_for(parts_.rotary.context(), 1);
+  const uint64_t of_row = gpu::attention_scratch_bytes(attention_args(1, n_blocks));
+  attention_bytes_ =
+      std::max(of_row * options_.rows_max,
+               std::min(of_row * std::min(slice_rows_, kAttentionRows), kAttentionBytesMax));
   working_bytes_ = lay_out_work(nullptr);
-  kv_bytes_ = aligned(kv_.bytes());
 }
 
 // Counts with a null base, else says what lies where: one walk, so that the two can't disagree.
 uint64_t DeviceDense::lay_out_work(std::byte* base) {
   const ModelSpec& spec = parts_.spec;
-  const uint32_t rows = options_.rows_max;
+  const uint32_t rows = widest_forward(), slice = slice_rows_;
   uint64_t end = 0;
   const auto bytes = [&](uint64_t n) {
     const uint64_t at = std::exchange(end, end + aligned(n));
@@ -109,23 +134,22 @@ uint64_t DeviceDense::lay_out_work(std::byte* base) {
   const uint32_t ffn = std::max(spec.dense_ffn, spec.shared_ffn);
   const uint32_t widest = std::max({spec.hidden, spec.o_width(), ffn});
   work_.positions = bytes(positions_bytes_);
-  work_.back = bytes(back_bytes(rows));
-  work_.q = floats(uint64_t{rows} * spec.q_width());
-  work_.attended = floats(uint64_t{rows} * spec.o_width());
-  work_.projected = floats(uint64_t{rows} * spec.hidden);
-  work_.gate = floats(uint64_t{rows} * ffn);
-  work_.up = floats(uint64_t{rows} * ffn);
-  work_.ffn_out = floats(uint64_t{rows} * spec.hidden);
-  const uint32_t n_blocks = KvCache::pages_for(parts_.rotary.context(), 1);
-  work_.attention =
-      reinterpret_cast<float*>(bytes(gpu::attention_scratch_bytes(attention_args(rows, n_blocks))));
+  work_.back = bytes(back_bytes(rows, slice));
+  work_.q = floats(uint64_t{slice} * spec.q_width());
+  work_.attended = floats(uint64_t{slice} * spec.o_width());
+  work_.projected = floats(uint64_t{slice} * spec.hidden);
+  work_.gate = floats(uint64_t{slice} * ffn);
+  work_.up = floats(uint64_t{slice} * ffn);
+  work_.ffn_out = floats(ffn == 0 ? 0 : uint64_t{rows} * spec.hidden);
+  work_.attention = reinterpret_cast<float*>(bytes(attention_bytes_));
   // Q8_0's rows are as long as any format's.
   for (std::byte*& forms : work_.forms)
-    forms = bytes(rows * parts_.kernels.activation_row_bytes(TensorType::kQ8_0, widest));
+    forms = bytes(slice * parts_.kernels.activation_row_bytes(TensorType::kQ8_0, widest));
   return end;
 }
 
 Status DeviceDense::open() {
+  const uint32_t chunk_rows = std::exchange(options_.chunk_rows, 0);
   count_memory();
   if (memory_bytes() > options_.vram_bytes)
     return make_error(ErrorCode::kBudget,
@@ -134,22 +158,80 @@ Status DeviceDense::open() {
                       format_bytes(weights_bytes_), parts_.rotary.context(),
                       format_bytes(kv_bytes_), format_bytes(working_bytes_),
                       format_bytes(options_.vram_bytes));
-  const uint64_t rows_bytes =
-      aligned(uint64_t{options_.rows_max} * parts_.spec.hidden * sizeof(float));
-  const uint64_t back_end = aligned(positions_bytes_) + aligned(back_bytes(options_.rows_max));
-  OFFSTAGE_TRY(std::byte* const pinned, parts_.device.allocate_pinned(back_end + 2 * rows_bytes));
+  if (chunk_rows != 0) make_room_for_chunks(chunk_rows);
+  Status taken = take_memory();
+  if (!taken && taken.error().code == ErrorCode::kOutOfMemory && options_.chunk_rows != 0) {
+    leave_chunks_to_cpu(taken.error().message);
+    taken = take_memory();
+  }
+  OFFSTAGE_TRY_VOID(std::move(taken));
+  if (options_.chunk_rows != 0) pin_scratch();
+  return upload_weights(work_memory_.data() + work_memory_.size());
+}
+
+void DeviceDense::make_room_for_chunks(uint32_t chunk_rows) {
+  const uint64_t without = working_bytes_, left = options_.vram_bytes - memory_bytes();
+  options_.chunk_rows = chunk_rows;
+  for (uint32_t rows = kSliceRows; rows >= kSliceRowsMin; rows /= 2) {
+    slice_rows_ = std::max(options_.rows_max, std::min(chunk_rows, rows));
+    count_working();
+    chunk_bytes_ = working_bytes_ - without;
+    if (chunk_bytes_ <= left / kChunkShare) return;
+  }
+  leave_chunks_to_cpu(
+      fmt::format("a chunk of {} tokens works in {}, more than 1/{} of the {} of "
+                  "VRAM beside their weights and KV",
+                  chunk_rows, format_bytes(chunk_bytes_), kChunkShare, format_bytes(left)));
+}
+
+void DeviceDense::leave_chunks_to_cpu(const std::string& reason) {
+  options_.chunk_rows = 0;
+  chunk_bytes_ = 0;
+  slice_rows_ = options_.rows_max;
+  count_working();
+  parts_.notices.add(
+      "vram_dense_prompts",
+      fmt::format("attention, router and shared expert of prompts stay with the CPU: {}", reason));
+}
+
+// All of it, or the device is as before.
+Status DeviceDense::take_memory() {
+  const uint32_t steps = options_.rows_max;
+  const uint64_t rows_bytes = aligned(uint64_t{steps} * parts_.spec.hidden * sizeof(float));
+  const uint64_t back_at = aligned(positions_bytes_);
+  const uint64_t x_at = back_at + aligned(back_bytes(steps, steps));
+  const uint64_t pieces_at = x_at + 2 * rows_bytes;
+  const bool has_chunks = options_.chunk_rows != 0;
+  OFFSTAGE_TRY(
+      std::byte* const pinned,
+      parts_.device.allocate_pinned(pieces_at + (has_chunks ? DevicePieces::kPinnedBytes : 0)));
   Result<std::byte*> memory = parts_.device.allocate(memory_bytes());
   if (!memory) {
     parts_.device.release_pinned(pinned);
     return tl::unexpected(std::move(memory).error());
   }
   positions_ = pinned;
-  back_ = positions_ + aligned(positions_bytes_);
-  x_ = reinterpret_cast<float*>(pinned + back_end);
-  ffn_back_ = reinterpret_cast<float*>(pinned + back_end + rows_bytes);
+  back_ = pinned + back_at;
+  x_ = reinterpret_cast<float*>(pinned + x_at);
+  ffn_back_ = reinterpret_cast<float*>(pinned + x_at + rows_bytes);
   kv_.set_memory(*memory);
-  lay_out_work(*memory + kv_bytes_);
-  return upload_weights(*memory + kv_bytes_ + working_bytes_);
+  work_memory_ = {*memory + kv_bytes_, working_bytes_};
+  lay_out_work(work_memory_.data());
+  if (!has_chunks) return {};
+  pieces_.set_memory(pinned + pieces_at);
+  chunk_experts_.resize(uint64_t{options_.chunk_rows} * parts_.spec.router.n_used);
+  chunk_weights_.resize(chunk_experts_.size());
+  last_scores_.resize(parts_.spec.router.n_experts);
+  return {};
+}
+
+void DeviceDense::pin_scratch() {
+  const Status pinned = parts_.device.pin(parts_.scratch);
+  if (!pinned)
+    parts_.notices.add("vram_dense_prompts",
+                       fmt::format("working memory in RAM can't be pinned, so prompts go to the "
+                                   "device slower: {}",
+                                   pinned.error().message));
 }
 
 // Layer by layer, as the memory they come from isn't pinned and a deadline is for one copy.

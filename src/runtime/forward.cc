@@ -13,10 +13,10 @@
 // QK-norm, sinks, a window, scales) is a value of ModelSpec, seen here as a pointer that is or
 // isn't null, or a factor that is or isn't 1.
 //
-// Where: on the CPU, unless --vram gives a device something to keep. Of a decoded token it may keep
-// all but the embedding and the experts (device_dense.h, device_logits.h): then a layer's
-// attention, the router's choice, the shared expert and the logits are asked of it, and computed
-// here if it says no. Experts in VRAM are the MoE block's (device_experts.h).
+// Where: on the CPU, unless --vram gives a device something to keep. It may keep all but the
+// embedding and the experts (device_dense.h), and of decoded tokens the logits (device_logits.h):
+// then a layer's attention, the router's choice, the shared expert and the logits are asked of it,
+// and computed here if it says no. Experts in VRAM are the MoE block's (device_experts.h).
 //
 // Two stand beside a token's way and never change a bit of it: ReadAhead has experts read before
 // they are called, RoutingWatchers look on at what is called.
@@ -97,7 +97,7 @@ void Forward::embed(std::span<const Row> rows) {
 
 // s_.x past the layer's attention, and s_.normed for what follows it.
 void Forward::attention_block(uint32_t layer, std::span<const Row> rows) {
-  if (parts_.device != nullptr && parts_.device->run(layer, s_.x, s_.normed)) return;
+  if (parts_.device != nullptr && parts_.device->run(layer, s_.x, s_.normed, s_.projected)) return;
   const LayerWeights& weights = parts_.weights.layers[layer];
   const auto n_rows = static_cast<uint32_t>(rows.size());
   const ModelSpec& spec = parts_.spec;

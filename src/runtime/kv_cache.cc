@@ -63,10 +63,13 @@ void KvCache::release(SequenceId sequence) {
   table.clear();
 }
 
+uint64_t KvCache::layer_bytes() const {
+  return uint64_t{shape_.n_kv_heads} * kKvBlockPositions *
+         (shape_.k_row_bytes + shape_.v_row_bytes);
+}
+
 uint64_t KvCache::k_offset(uint32_t layer, uint32_t head) const {
-  const uint64_t layer_bytes =
-      uint64_t{shape_.n_kv_heads} * kKvBlockPositions * (shape_.k_row_bytes + shape_.v_row_bytes);
-  return layer * layer_bytes + uint64_t{head} * kKvBlockPositions * shape_.k_row_bytes;
+  return layer * layer_bytes() + uint64_t{head} * kKvBlockPositions * shape_.k_row_bytes;
 }
 
 uint64_t KvCache::v_offset(uint32_t layer, uint32_t head) const {

@@ -46,6 +46,8 @@ class KvCache {
   const std::byte* const* blocks(SequenceId sequence) const {
     return tables_[sequence.value].data();
   }
+  // In a page: of a layer's keys and values, which lie together, and where a head's begin.
+  uint64_t layer_bytes() const;
   uint64_t k_offset(uint32_t layer, uint32_t head) const;
   uint64_t v_offset(uint32_t layer, uint32_t head) const;
   // Where position's row of a head goes.

@@ -86,12 +86,13 @@ const Routing& MoeBlock::route(LayerIndex layer, const LayerWeights& weights, ui
 }
 
 const Routing& MoeBlock::routed_by(const DeviceDense::Choice& choice, uint32_t n_rows) {
-  std::copy_n(choice.scores, size_t{n_rows} * spec_.router.n_experts, scratch_.router_logits);
+  const size_t n_experts = spec_.router.n_experts;
+  std::copy_n(choice.last_scores, n_experts, scratch_.router_logits + (n_rows - 1) * n_experts);
   return router_.adopt(choice.experts, choice.weights, n_rows);
 }
 
-// By expert. Raw logits (softmax of the chosen) are no probabilities, and the router's say nothing
-// about a trace's calls.
+// By expert, of the last row. Raw logits (softmax of the chosen) are no probabilities, and the
+// router's say nothing about a trace's calls.
 std::span<const float> MoeBlock::last_probabilities(uint32_t n_rows) const {
   if (spec_.router.score == RouterScore::kSoftmaxOfChosen || replay_ != nullptr) return {};
   const uint32_t n_experts = spec_.router.n_experts;

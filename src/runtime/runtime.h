@@ -165,6 +165,7 @@ class Runtime {
   Status choose_device(const Hooks& hooks, Notices& notices);
   void open_vram(Notices& notices);
   Status open_on_device(Notices& notices);
+  std::span<std::byte> scratch_memory() const { return {scratch_->data(), scratch_->size_bytes()}; }
   Status open_device_dense(uint64_t vram_bytes, Notices& notices);
   Result<uint64_t> room_for_logits(uint64_t vram_bytes) const;
   uint32_t logit_rows() const;

@@ -1,5 +1,5 @@
-// What `--vram` is spent on: the dense part of decoded tokens first, if all of it fits, then their
-// logits, and experts with the rest. Neither is ever a reason to stop: the CPU computes what the
+// What `--vram` is spent on: the dense part first, if all of it fits, then logits of decoded
+// tokens, and experts with the rest. Neither is ever a reason to stop: the CPU computes what the
 // device doesn't.
 #include <algorithm>
 
@@ -112,15 +112,13 @@ Status Runtime::open_device_logits(const Result<uint64_t>& room, Notices& notice
 
 Status Runtime::open_device_dense(uint64_t vram_bytes, Notices& notices) {
   if (options_.dense == DensePart::kCpu) return {};
-  const DeviceDense::Parts parts = {*device_.device, device_.kernels,
-                                    spec(),          dense_->weights(),
-                                    *rotary_,        *kv_,
-                                    options_.k_type, options_.v_type,
-                                    *kernels_,       timer_,
-                                    notices};
+  const DeviceDense::Parts parts = {
+      *device_.device, device_.kernels, spec(),    dense_->weights(), *rotary_, *kv_,
+      options_.k_type, options_.v_type, *kernels_, scratch_memory(),  timer_,   notices};
   DeviceDense::Options options;
   options.vram_bytes = vram_bytes;
   options.rows_max = std::min(options_.n_sequences, kDeviceRowsMax);
+  options.chunk_rows = plan_.chunk_rows;
   options.n_sequences = options_.n_sequences;
   options.deadline_ns = options_.device_deadline_ns;
   OFFSTAGE_TRY(device_dense_, DeviceDense::create(parts, options));
@@ -136,7 +134,8 @@ Status Runtime::open_device_experts(uint64_t vram_bytes, Notices& notices) {
   options.placement = options_.placement;
   options.demote = options_.demote;
   options.deadline_ns = options_.device_deadline_ns;
-  const std::span<std::byte> scratch = {scratch_->data(), scratch_->size_bytes()};
+  const bool is_pinned = device_dense_ != nullptr && device_dense_->chunk_rows() != 0;
+  const std::span<std::byte> scratch = is_pinned ? std::span<std::byte>() : scratch_memory();
   OFFSTAGE_TRY(
       device_experts_,
       DeviceExperts::create({*device_.device, device_.kernels, spec(), dense_->weights(), *layout_,

@@ -74,7 +74,8 @@ TEST_F(DemoTest, SaysTheSameUnderEveryBudgetEngineAndInstructionSet) {
   const nlohmann::json on_device =
       greedy("1G", {"--vram", "64M", "--device", "sim", "--promote", "always"}).json();
   EXPECT_EQ(on_device["tokens"], whole["tokens"]);
-  EXPECT_EQ(on_device["vram"]["dense_forwards"], 19);  // of tokens; the prompt is the CPU's
+  EXPECT_EQ(on_device["vram"]["dense_forwards"], 19);
+  EXPECT_EQ(on_device["vram"]["dense_chunks"], 1);
   EXPECT_GT(on_device["vram"]["hits"], 0);
   EXPECT_EQ(greedy(half, {"--io-engine", "threads", "--prefetch", "always"}).json()["tokens"],
             whole["tokens"]);

@@ -50,6 +50,7 @@ TEST_F(VramTest, TheSimulatedDeviceGivesTheSameTokens) {
   EXPECT_EQ(vram["device"], "simulated device");
   EXPECT_GT(vram["promotions"], 0);
   EXPECT_EQ(vram["dense_forwards"], 11);  // of 12 tokens, the first of which is the prompt's
+  EXPECT_EQ(vram["dense_chunks"], 1);
   EXPECT_GT(vram["dense_bytes"], 0);
   const auto bytes = [&](const char* part) { return vram[part].get<uint64_t>(); };
   EXPECT_LE(
@@ -64,9 +65,11 @@ TEST_F(VramTest, TheSimulatedDeviceGivesTheSameTokens) {
 TEST_F(VramTest, TheLastLinesSayWhatTheTiersDid) {
   const Outcome outcome = generate(kOnSim);
   ASSERT_EQ(outcome.code, 0) << outcome.err;
-  EXPECT_THAT(outcome.err, HasSubstr("simulated device: attention, router and shared experts of"));
+  EXPECT_THAT(outcome.err, HasSubstr("simulated device: attention, router and shared experts of "
+                                     "all tokens, "));
   EXPECT_THAT(outcome.err, HasSubstr("simulated device: 8 experts in each of 3 layers"));
-  EXPECT_THAT(outcome.err, HasSubstr("shared experts of 11 forwards by the device"));
+  EXPECT_THAT(outcome.err, HasSubstr("shared experts of 11 forwards by the device, and "
+                                     "of prompts' chunks: 1"));
   EXPECT_THAT(outcome.err, HasSubstr("% from VRAM, "));
   EXPECT_THAT(outcome.err, HasSubstr("placed   not in VRAM: "));
   EXPECT_THAT(outcome.err, HasSubstr("note: device: a simulated device stands for a GPU"));

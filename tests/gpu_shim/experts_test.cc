@@ -1,5 +1,5 @@
-// A whole runtime whose tokens are computed by the device's own kernels, compiled for the CPU: the
-// same logits as without a device.
+// A whole runtime whose tokens and prompts are computed by the device's own kernels, compiled for
+// the CPU: the same logits as without a device.
 #include <gmock/gmock.h>
 
 #include "gpu/kernel_table.h"
@@ -79,6 +79,42 @@ TEST(ChunksByTheirKernels, GiveTheCpusBits) {
     EXPECT_GT(counts.in_place, 0u);
     EXPECT_GT(counts.streamed, 0u);
     EXPECT_EQ(counts.cpu, 0u);
+  }
+}
+
+// A prompt's dense part besides, in tiles and by the row, over the end of a page; and tokens after
+// it, which find its keys and values there.
+TEST(PromptsByTheirKernels, GiveTheCpusBits) {
+  for (const char* name : {"micro-qwen3moe-q4_k_m.gguf", "gpt-oss-s2-mxfp4.gguf"}) {
+    RuntimeOptions options = test_options(model_file(name));
+    options.warm_start = false;
+    options.chunk_rows = 54;
+    Rng rng(5);
+    std::vector<TokenId> prompt;
+    for (uint32_t i = 0; i < 68; ++i) prompt.push_back(static_cast<TokenId>(3 + rng.below(200)));
+    const auto talk = [&](Runtime& runtime) {
+      std::vector<float> all;
+      Session session(runtime, SequenceId(0));
+      const LogitsSink sink = [&](size_t, std::span<const float> of_row) {
+        all.insert(all.end(), of_row.begin(), of_row.end());
+      };
+      EXPECT_TRUE(session.score(prompt, sink, nullptr));
+      EXPECT_TRUE(session.score(std::span(prompt).first(1), sink, nullptr));
+      return all;
+    };
+    const auto plain = open_model(options);
+    ASSERT_NE(plain, nullptr);
+    const std::vector<float> expected = talk(*plain->runtime);
+    options.vram_bytes = 256ull << 20;
+    options.placement = Placement::kCopy;
+    const auto with_device = open_with_device(options, {}, shim_kernels);
+    ASSERT_NE(with_device, nullptr);
+    EXPECT_TRUE(same_bits(talk(*with_device->runtime), expected)) << name;
+    const DeviceDense* dense = with_device->runtime->device_dense();
+    ASSERT_NE(dense, nullptr);
+    EXPECT_EQ(dense->chunks(), 2u);
+    EXPECT_EQ(dense->forwards(), 1u);
+    EXPECT_FALSE(dense->is_lost());
   }
 }
 

@@ -1,82 +1,17 @@
-// The dense part of decoded tokens on the simulated device: the CPU's bits, whatever came before,
-// whatever fails, and whatever there is room for.
+// The dense part of forwards on the simulated device: the CPU's bits, whatever came before,
+// whatever fails, and whatever there is room for. More of prompts: device_dense_prompt_test.cc.
 #include "runtime/device_dense.h"
 
 #include <gmock/gmock.h>
 
 #include <cctype>
 
-#include "tests/runtime/device_fixture.h"
+#include "tests/runtime/dense_fixture.h"
 
 namespace offstage {
 namespace {
 
 using ::testing::HasSubstr;
-
-constexpr uint64_t kAmple = 256ull << 20;
-
-std::vector<TokenId> tokens_of(uint32_t n, uint64_t seed = 11) {
-  Rng rng(seed);
-  std::vector<TokenId> tokens;
-  for (uint32_t i = 0; i < n; ++i) tokens.push_back(static_cast<TokenId>(3 + rng.below(200)));
-  return tokens;
-}
-
-RuntimeOptions options_of(const std::string& name) {
-  RuntimeOptions options = test_options(model_file(name));
-  options.chunk_rows = 32;
-  options.warm_start = false;
-  options.promote = Promote::kAlways;
-  options.n_sequences = 2;
-  options.vram_bytes = kAmple;
-  return options;
-}
-
-void append(std::vector<float>& all, std::span<const float> logits) {
-  all.insert(all.end(), logits.begin(), logits.end());
-}
-
-void step(Runtime& runtime, std::span<const Row> rows, std::vector<float>& all) {
-  const Status status = runtime.forward().run(
-      rows, Phase::kDecode, [&](size_t, std::span<const float> logits) { append(all, logits); });
-  EXPECT_TRUE(status) << (status ? "" : status.error().message);
-}
-
-// A prompt of more than a page, tokens, another prompt, and both again from an earlier position on;
-// two sequences side by side; then one that takes the place of one that ended.
-std::vector<float> conversation(Runtime& runtime) {
-  std::vector<float> all;
-  const LogitsSink sink = [&](size_t, std::span<const float> logits) { append(all, logits); };
-  const std::vector<TokenId> tokens = tokens_of(90);
-  const auto say = [&](Session& session, uint32_t from, uint32_t n) {
-    EXPECT_TRUE(session.score(std::span(tokens).subspan(from, n), sink, nullptr));
-  };
-  {
-    Session first(runtime, SequenceId(0));
-    say(first, 0, 70);
-    for (uint32_t i = 70; i < 74; ++i) say(first, i, 1);
-    say(first, 20, 9);
-    for (uint32_t i = 5; i < 8; ++i) say(first, i, 1);
-    first.rewind(66);
-    say(first, 30, 2);
-    for (uint32_t i = 32; i < 35; ++i) say(first, i, 1);
-    for (uint32_t i = 0; i < 3; ++i) {
-      const Row rows[] = {{SequenceId(0), 71 + i, tokens[i], true},
-                          {SequenceId(1), i, tokens[40 + i], true}};
-      step(runtime, rows, all);
-    }
-  }
-  Session second(runtime, SequenceId(0));
-  for (uint32_t i = 50; i < 53; ++i) say(second, i, 1);
-  runtime.kv().release(SequenceId(1));
-  return all;
-}
-
-std::vector<float> reference(RuntimeOptions options) {
-  options.vram_bytes.reset();
-  const auto model = open_model(options);
-  return model == nullptr ? std::vector<float>() : conversation(*model->runtime);
-}
 
 class DenseFamilies : public ::testing::TestWithParam<const char*> {};
 
@@ -88,7 +23,8 @@ TEST_P(DenseFamilies, GiveTheCpusBits) {
   const DeviceDense* dense = model->runtime->device_dense();
   ASSERT_NE(dense, nullptr) << model->notice("vram_dense");
   EXPECT_FALSE(dense->is_lost());
-  EXPECT_EQ(dense->forwards(), 4u + 3u + 3u + 3u + 3u);  // the steps, and no prompt
+  EXPECT_EQ(dense->forwards(), 4u + 3u + 3u + 3u + 3u);
+  EXPECT_EQ(dense->chunks(), 3u + 1u + 1u);
   EXPECT_EQ(model->notice("vram_dense"), "");
 }
 
@@ -143,13 +79,13 @@ TEST(DeviceDenseTest, TheBudgetDecides) {
   ASSERT_NE(ample, nullptr);
   const DeviceDense& dense = *ample->runtime->device_dense();
   const DeviceExperts& experts = *ample->runtime->device_experts();
-  const uint64_t needed = dense.memory_bytes();
-  EXPECT_EQ(needed, dense.weights_bytes() + dense.kv_bytes() + dense.working_bytes());
+  EXPECT_EQ(dense.memory_bytes(), dense.weights_bytes() + dense.kv_bytes() + dense.working_bytes());
+  const uint64_t needed = dense.memory_bytes() - dense.chunk_bytes();  // for tokens
   EXPECT_GE(dense.kv_bytes(), ample->runtime->plan().kv_bytes);
   ASSERT_NE(experts.chunks(), nullptr);
   ASSERT_NE(ample->runtime->device_logits(), nullptr);
-  const uint64_t said = needed + experts.vram().memory_bytes() + experts.working_bytes() +
-                        experts.chunks()->memory_bytes() +
+  const uint64_t said = dense.memory_bytes() + experts.vram().memory_bytes() +
+                        experts.working_bytes() + experts.chunks()->memory_bytes() +
                         ample->runtime->device_logits()->memory_bytes();
   EXPECT_LE(ample->device->counters().allocated_bytes, said);
   EXPECT_GT(ample->device->counters().allocated_bytes, said - 4096);  // parts are rounded up
@@ -179,7 +115,7 @@ TEST(DeviceDenseTest, RefusedMemoryLeavesVramToTheExperts) {
   const RuntimeOptions options = options_of("micro-qwen3moe-q4_k_m.gguf");
   for (const SimDeviceFaultKind kind :
        {SimDeviceFaultKind::kOutOfMemory, SimDeviceFaultKind::kPinRefused}) {
-    const auto model = open_with_device(options, {{kind, 1, 1}});
+    const auto model = open_with_device(options, {{kind, 1, 2}});  // it is asked for less, too
     ASSERT_NE(model, nullptr);
     EXPECT_EQ(model->runtime->device_dense(), nullptr);
     EXPECT_NE(model->runtime->device_experts(), nullptr);
@@ -195,13 +131,21 @@ TEST(DeviceDenseTest, ADeviceThatFailsAtTheStartIsLeftAlone) {
   EXPECT_THAT(model->notice("vram"), HasSubstr("everything is computed on the CPU"));
 }
 
+// Tokens first, so that a device which fails soon fails in one of them.
+std::vector<float> tokens_then_prompt(Runtime& runtime) {
+  std::vector<float> all = decode_logits(runtime, tokens_of(5));
+  append(all, score(runtime, tokens_of(40)));
+  append(all, decode_logits(runtime, tokens_of(3, 12)));
+  return all;
+}
+
 // A launch, a copy or an event, early in a token, late, or in the middle of a layer: said once, the
-// same bits, and nothing is asked of the device any more. With experts there, and without.
+// same bits, and nothing is asked of the device any more.
 TEST(DeviceDenseTest, WhateverTheDeviceDoes) {
   for (const char* name : {"micro-qwen2moe-mxfp4.gguf", "glm4moe-s2.gguf"}) {
     RuntimeOptions options = options_of(name);
     options.device_deadline_ns = 100'000;  // the instant device's events come at once or never
-    const std::vector<float> expected = reference(options);
+    const std::vector<float> expected = reference(options, tokens_then_prompt);
     const auto healthy = open_with_device(options);
     ASSERT_NE(healthy, nullptr);
     const SimDeviceCounters at_open = healthy->device->counters();
@@ -218,15 +162,13 @@ TEST(DeviceDenseTest, WhateverTheDeviceDoes) {
       ASSERT_NE(model, nullptr);
       const std::string what =
           fmt::format("{}: fault {} at {}", name, static_cast<int>(fault.kind), fault.nth);
-      EXPECT_TRUE(same_bits(conversation(*model->runtime), expected)) << what;
+      EXPECT_TRUE(same_bits(tokens_then_prompt(*model->runtime), expected)) << what;
       EXPECT_EQ(model->device->counters().faults, 1u) << what;
       EXPECT_EQ(model->runtime->vram_state(), VramState::kLost) << what;
       EXPECT_TRUE(model->runtime->device_dense()->is_lost()) << what;
-      size_t said = 0;
-      for (const Notice& notice : model->notices.list())
-        said += notice.text.find("the CPU computes all") != std::string::npos;
-      EXPECT_EQ(said, 1u) << what;
+      EXPECT_EQ(times_said(*model, "the CPU computes all"), 1u) << what;
       const uint64_t forwards = model->runtime->device_dense()->forwards();
+      EXPECT_LE(forwards, 5u) << what;
       decode_logits(*model->runtime, tokens_of(2));
       EXPECT_EQ(model->runtime->device_dense()->forwards(), forwards) << what;
     }
@@ -244,7 +186,6 @@ TEST(DeviceDenseTest, EveryNanosecondIsInTheRecord) {
     EXPECT_EQ(token.wall_ns, token.causes.total_ns());
     EXPECT_GT(token.causes[Cause::kGpu], 0);
   }
-  EXPECT_GT(record->tokens.front().causes[Cause::kPcie], 0);  // the prompt's keys and values
   EXPECT_EQ(model->runtime->device_dense()->forwards(), 8u);
 }
 

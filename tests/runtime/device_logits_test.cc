@@ -84,11 +84,13 @@ TEST(DeviceLogitsTest, WithoutRoomOrKernelTheyStayWithTheCpu) {
   const auto ample = open_with_device(options);
   ASSERT_NE(ample, nullptr);
   const uint64_t bytes = ample->runtime->device_logits()->memory_bytes();
-  const uint64_t dense = ample->runtime->device_dense()->memory_bytes();
+  const DeviceDense& dense = *ample->runtime->device_dense();
+  const uint64_t for_tokens = dense.memory_bytes() - dense.chunk_bytes();
   for (const bool fits : {true, false}) {
-    options.vram_bytes = dense + 4 * bytes - (fits ? 0 : 1);
+    options.vram_bytes = for_tokens + 4 * bytes - (fits ? 0 : 1);
     const auto model = open_with_device(options);
     ASSERT_NE(model, nullptr);
+    EXPECT_EQ(model->runtime->device_dense()->chunk_rows(), 0u);  // they would take more than that
     EXPECT_EQ(model->runtime->device_logits() != nullptr, fits);
     EXPECT_EQ(model->notice("vram_logits") == "", fits);
     EXPECT_LE(model->device->counters().allocated_bytes_max, *options.vram_bytes);
