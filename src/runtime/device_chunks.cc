@@ -122,11 +122,13 @@ void DeviceChunks::join_places(std::span<const ExpertCall> experts) {
   places_.resize(n);
 }
 
-Status DeviceChunks::begin(LayerIndex layer, const Routing& routing, const float* normed) {
+Status DeviceChunks::begin(LayerIndex layer, const Routing& routing, const float* normed,
+                           const float* normed_on_device) {
   CHECK_LE(routing.n_rows, options_.rows_max);
   layer_ = layer;
   routing_ = &routing;
   normed_ = normed;
+  rows_there_ = normed_on_device;
   taken_.clear();
   left_.clear();
   in_flight_ = false;
@@ -158,9 +160,10 @@ Status DeviceChunks::hand_over() {
   const uint32_t n_rows = routing_->n_rows;
   const size_t n_calls = routing_->experts.size();
   for (size_t c = 0; c < n_calls; ++c) experts_over_[c] = routing_->experts[c].value;
-  OFFSTAGE_TRY_VOID(device.copy(DeviceStream::kToDevice, reinterpret_cast<std::byte*>(work_.x),
-                                reinterpret_cast<const std::byte*>(normed_),
-                                uint64_t{n_rows} * spec.hidden * sizeof(float)));
+  if (rows_there_ == nullptr)
+    OFFSTAGE_TRY_VOID(device.copy(DeviceStream::kToDevice, reinterpret_cast<std::byte*>(work_.x),
+                                  reinterpret_cast<const std::byte*>(normed_),
+                                  uint64_t{n_rows} * spec.hidden * sizeof(float)));
   OFFSTAGE_TRY_VOID(
       device.copy(DeviceStream::kToDevice, reinterpret_cast<std::byte*>(work_.experts),
                   reinterpret_cast<const std::byte*>(experts_over_), n_calls * sizeof(uint32_t)));
@@ -168,7 +171,8 @@ Status DeviceChunks::hand_over() {
   OFFSTAGE_TRY_VOID(device.order(DeviceStream::kCompute, there));
   OFFSTAGE_TRY_VOID(
       put("quantise", parts_.kernels.quantise_activations,
-          gpu::QuantiseArgs{weights().gate_type, work_.x, n_rows, spec.hidden, work_.forms}));
+          gpu::QuantiseArgs{weights().gate_type, rows_there_ != nullptr ? rows_there_ : work_.x,
+                            n_rows, spec.hidden, work_.forms}));
   return put("group", parts_.kernels.group_calls,
              gpu::GroupCallsArgs{work_.experts, n_rows, routing_->n_used, parts_.layout.n_experts(),
                                  work_.jobs, work_.place_rows, work_.place_of});

@@ -6,9 +6,10 @@
 //   let_go():  the copies are there, RAM may have its slots back
 //   collect(): the device's rows come back to their places, where they are added in router order
 //
-// The chunk's rows and its router's choice go over once a layer, and the device groups them by
-// expert itself, in the order of Routing. How many experts go through VRAM: as many as make the
-// layer done earliest, by costs measured chunk after chunk (placement.h).
+// The chunk's rows, unless the device has them (device_dense.h), and its router's choice go over
+// once a layer, and the device groups them by expert itself, in the order of Routing. How many
+// experts go through VRAM: as many as make the layer done earliest, by costs measured chunk after
+// chunk (placement.h).
 //
 // All memory is taken at the start: device memory for the widest chunk, and a little pinned memory
 // that results come back through, piece by piece, so that what the device writes after it was given
@@ -78,8 +79,10 @@ class DeviceChunks {
   DeviceChunks(const DeviceChunks&) = delete;
   DeviceChunks& operator=(const DeviceChunks&) = delete;
 
-  // `routing` and `normed` [n_rows][hidden] must stay until collect().
-  Status begin(LayerIndex layer, const Routing& routing, const float* normed);
+  // `routing` and `normed` [n_rows][hidden] must stay until collect(); so must `normed_on_device`,
+  // if the device has those rows already.
+  Status begin(LayerIndex layer, const Routing& routing, const float* normed,
+               const float* normed_on_device = nullptr);
   // What RAM is to bring.
   std::span<const ExpertCall> left() const { return left_; }
   // After it, whatever it says, here() is what the CPU is to compute.
@@ -143,7 +146,7 @@ class DeviceChunks {
   // The layer.
   LayerIndex layer_;
   const Routing* routing_ = nullptr;
-  const float* normed_ = nullptr;
+  const float *normed_ = nullptr, *rows_there_ = nullptr;
   std::vector<uint32_t> job_of_;  // by expert called
   uint32_t n_jobs_ = 0;
   std::vector<ExpertCall> taken_, left_;  // taken: the residents first, then what went through

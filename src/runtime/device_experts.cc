@@ -39,7 +39,7 @@ std::span<const ExpertCall> DeviceExperts::take(LayerIndex layer, const Routing&
               vram_->has_slots(layer);
   takes_part_ = phase == Phase::kDecode && routing.n_rows <= options_.rows_max &&
                 !vram_->is_lost() && vram_->has_slots(layer);
-  if (in_chunk_) return take_chunk(layer, routing, normed);
+  if (in_chunk_) return take_chunk(layer, routing, normed, normed_on_device);
   if (!takes_part_) return routing.calls;
   const CauseScope scope(parts_.timer, Cause::kGpu);
   layer_ = layer;

@@ -162,7 +162,7 @@ class DeviceExperts {
   Status open_chunks();
   Status leave_chunks_to_cpu(const std::string& reason);
   std::span<const ExpertCall> take_chunk(LayerIndex layer, const Routing& routing,
-                                         const float* normed);
+                                         const float* normed, const float* normed_on_device);
   std::span<const ReadyExpert> place_chunk(std::span<const ReadyExpert> ready);
   Lost collect_chunk(float* expert_out);
   Result<VramPlan> plan();

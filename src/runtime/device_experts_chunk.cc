@@ -58,9 +58,11 @@ Status DeviceExperts::open_chunks() {
 }
 
 std::span<const ExpertCall> DeviceExperts::take_chunk(LayerIndex layer, const Routing& routing,
-                                                      const float* normed) {
+                                                      const float* normed,
+                                                      const float* normed_on_device) {
   const CauseScope scope(parts_.timer, Cause::kGpu);
-  if (const Status begun = chunks_->begin(layer, routing, normed); !begun) {
+  const Status begun = chunks_->begin(layer, routing, normed, normed_on_device);
+  if (!begun) {
     lose(begun.error());
     in_chunk_ = false;
     return routing.calls;

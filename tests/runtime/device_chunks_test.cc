@@ -271,6 +271,29 @@ TEST(DeviceChunksTest, WhatLiesInVramNeedsNoRead) {
   EXPECT_EQ(counts_of(*model).cpu, 0u);
 }
 
+// Rows that the device has aren't sent twice: with the dense part there, the stream's go over
+// instead of the normed ones.
+TEST(DeviceChunksTest, TheDensePartsRowsAreThereAlready) {
+  const std::vector<TokenId> prompt = tokens_of(40);
+  uint64_t sent[2] = {};
+  for (const DensePart dense : {DensePart::kAuto, DensePart::kCpu}) {
+    RuntimeOptions options = options_of(kModels[0]);
+    options.placement = Placement::kCopy;
+    options.dense = dense;
+    const auto model = open_with_device(options);
+    ASSERT_NE(model, nullptr);
+    const auto bytes = [&] {
+      return model->device->counters().bytes[static_cast<size_t>(DeviceStream::kToDevice)];
+    };
+    const uint64_t at_open = bytes();
+    EXPECT_TRUE(same_bits(score(*model->runtime, prompt), reference(options, prompt)));
+    sent[dense == DensePart::kCpu] = bytes() - at_open;
+    EXPECT_GT(counts_of(*model).streamed, 0u);
+    EXPECT_EQ(model->runtime->device_dense() != nullptr, dense == DensePart::kAuto);
+  }
+  EXPECT_EQ(sent[0], sent[1]);
+}
+
 TEST(DeviceChunksTest, EveryCallAndEveryNanosecondIsInTheRecord) {
   RuntimeOptions options = options_of(kModels[1]);
   options.promote = Promote::kAlways;
