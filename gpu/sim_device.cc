@@ -292,6 +292,7 @@ Status SimDevice::pin(std::span<std::byte> memory) {
   if (state_->strikes(SimDeviceFaultKind::kPinRefused))
     return make_error(ErrorCode::kOutOfMemory, "{}: {} bytes can't be pinned", state_->facts.name,
                       memory.size());
+  CHECK(!state_->is_pinned(memory.data(), memory.size()) && "pinned twice");  // a card refuses
   state_->registered[memory.data()] = memory.size();
   return {};
 }

@@ -56,6 +56,35 @@ TEST(DeviceDenseTest, KvInEveryType) {
   }
 }
 
+// What the tier is told of the router (its probabilities): of the last row, whether that came as a
+// step, in a chunk, or in the second slice of one.
+TEST(DeviceDenseTest, TheLastRowsScoresWhateverItCameIn) {
+  const std::vector<TokenId> tokens = tokens_of(60);
+  const auto scores_of = [&](const DeviceModel& model, uint32_t n_first, uint32_t slice_rows) {
+    const DeviceDense* dense = model.runtime->device_dense();
+    EXPECT_EQ(dense->slice_rows(), slice_rows);
+    Session session(*model.runtime, SequenceId(0));
+    const LogitsSink ignore = [](size_t, std::span<const float>) {};
+    for (const auto& part : {std::span(tokens).first(n_first), std::span(tokens).subspan(n_first)})
+      EXPECT_TRUE(session.score(part, ignore, nullptr));
+    const float* scores = dense->choice()->last_scores;
+    return std::vector<float>(scores, scores + model.runtime->spec().router.n_experts);
+  };
+  for (const char* name : {"micro-qwen3moe-q4_k_m.gguf", "minimax-m2-s1.gguf"}) {
+    RuntimeOptions options = options_of(name);
+    options.chunk_rows = 60;
+    const auto ample = open_with_device(options);
+    ASSERT_NE(ample, nullptr);
+    const DeviceDense* dense = ample->runtime->device_dense();
+    const std::vector<float> as_step = scores_of(*ample, 59, 60);
+    EXPECT_TRUE(same_bits(scores_of(*ample, 0, 60), as_step)) << name;
+    options.vram_bytes = dense->memory_bytes() + 7 * dense->chunk_bytes() - 1;
+    const auto little = open_with_device(options);
+    ASSERT_NE(little, nullptr);
+    EXPECT_TRUE(same_bits(scores_of(*little, 0, 32), as_step)) << name;
+  }
+}
+
 TEST(DeviceDenseTest, WhatHasNoKernelStaysWithTheCpuAndIsSaid) {
   const std::pair<const char*, const char*> kModels[] = {
       {"micro-deepseek2-q4_k_m.gguf", "latent attention"}, {"phimoe-s1.gguf", "layer norms"}};
