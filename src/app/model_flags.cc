@@ -163,8 +163,8 @@ void ModelFlags::add_device_flags(CLI::App& command) {
       ->group("Development");
   command
       .add_option("--dense", dense,
-                  "auto or cpu: attention, router and shared experts of generated tokens are the "
-                  "GPU's if --vram holds their weights and the KV cache, or the CPU's")
+                  "auto or cpu: attention, router and shared experts are the GPU's if --vram holds "
+                  "their weights and the KV cache, or the CPU's")
       ->group("Development");
   command
       .add_option("--demote", demote,

@@ -3,7 +3,8 @@
 //
 // The cache in RAM stays whole, whoever computes: the rows that the device makes are written there
 // too (device_dense.h). So what the device lacks is copied from there, page by page, before it is
-// looked at: what prompts wrote, and what stood where a rewound sequence goes on.
+// looked at: what the CPU computed, prompts or steps, and what stood where a rewound sequence goes
+// on.
 // Decode thread only.
 #pragma once
 

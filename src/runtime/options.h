@@ -41,7 +41,7 @@ enum class Promote : uint8_t {
   kAlways,  // whatever it costs: for measurements and tests
 };
 
-// Who computes the dense part of decoded tokens: attention, router, shared expert.
+// Who computes the dense part: attention, router, shared expert.
 enum class DensePart : uint8_t {
   kAuto,  // the device, if --vram holds its weights and KV for the whole context
   kCpu,   // the CPU, and all of --vram is for experts: for measurements

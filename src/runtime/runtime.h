@@ -142,7 +142,7 @@ class Runtime {
   const Preloaded& preloaded() const { return preloaded_; }
   // What --vram is for; nullptr: no device is in use, or was until it failed.
   const Device* device() const { return device_.device.get(); }
-  // nullptr: no device computes experts, or the dense part of decoded tokens.
+  // nullptr: no device computes experts, the dense part, or logits of decoded tokens.
   const DeviceExperts* device_experts() const { return device_experts_.get(); }
   const DeviceDense* device_dense() const { return device_dense_.get(); }
   const DeviceLogits* device_logits() const { return device_logits_.get(); }
