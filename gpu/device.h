@@ -120,6 +120,7 @@ struct DeviceKernels {
   // Beside those, what the dense part of a layer takes.
   Kernel<gpu::FloatMatvecArgs> float_matvec;
   Kernel<gpu::RmsNormArgs> rms_norm;
+  Kernel<gpu::LayerNormArgs> layer_norm;
   Kernel<gpu::RopeArgs> rope;
   Kernel<gpu::StoreKvArgs> store_kv;
   Kernel<gpu::AttentionArgs> attention;

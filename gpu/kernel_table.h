@@ -16,6 +16,7 @@ inline DeviceKernels kernel_table() {
   kernels.matvec = gpu::matvec;
   kernels.float_matvec = gpu::float_matvec;
   kernels.rms_norm = gpu::rms_norm;
+  kernels.layer_norm = gpu::layer_norm;
   kernels.rope = gpu::rope;
   kernels.store_kv = gpu::store_kv;
   kernels.attention = gpu::attention;

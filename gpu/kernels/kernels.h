@@ -120,6 +120,16 @@ struct RmsNormArgs {
 };
 CallStatus rms_norm(StreamHandle stream, const RmsNormArgs& args);
 
+// y[r] = (x[r] − mean) / deviation · weight + bias; y may be x.
+struct LayerNormArgs {
+  const float* x = nullptr;  // [n_rows][n]
+  const float *weight = nullptr, *bias = nullptr;
+  uint32_t n_rows = 0, n = 0;
+  float eps = 0;
+  float* y = nullptr;
+};
+CallStatus layer_norm(StreamHandle stream, const LayerNormArgs& args);
+
 // Rotates x [n_rows][n_heads][head_dim] in place; cos_sin [n_rows][n_rot/2][2], made on the host.
 struct RopeArgs {
   float* x = nullptr;

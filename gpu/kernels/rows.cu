@@ -10,28 +10,55 @@ inline constexpr uint32_t kTile = 2048;  // floats; a multiple of sixteen lanes
 
 uint32_t blocks_of(uint64_t n) { return static_cast<uint32_t>((n + kThreads - 1) / kThreads); }
 
-// Grid: rows. Sixteen lanes form the sum; the others fetch for them.
+// The mean of what `add` gathers of a row, for the first warp. Sixteen lanes of the block form the
+// sum; the others fetch for them.
+template <typename Add>
+OFFSTAGE_DEVICE float mean_of_row(const float* x, uint32_t n, float* tile, const Add& add) {
+  float lane = 0.0f;
+  for (uint32_t begin = 0; begin < n; begin += kTile) {
+    const uint32_t here = n - begin < kTile ? n - begin : kTile;
+    for (uint32_t i = threadIdx.x; i < here; i += kThreads) tile[i] = x[begin + i];
+    __syncthreads();
+    if (threadIdx.x < 16)
+      for (uint32_t i = threadIdx.x; i < here; i += 16) lane = add(tile[i], lane);
+    __syncthreads();
+  }
+  return threadIdx.x < kWarp ? divided(sum_sixteen(lane), static_cast<float>(n)) : 0.0f;
+}
+
+// Grid: rows.
 __global__ void rms_norm_rows(RmsNormArgs args) {
   OFFSTAGE_SHARED(float, tile, kTile);
   OFFSTAGE_SHARED(float, reciprocal, 1);
   const float* x = args.x + size_t{blockIdx.x} * args.n;
-  float lane = 0.0f;
-  for (uint32_t begin = 0; begin < args.n; begin += kTile) {
-    const uint32_t n = args.n - begin < kTile ? args.n - begin : kTile;
-    for (uint32_t i = threadIdx.x; i < n; i += kThreads) tile[i] = x[begin + i];
-    __syncthreads();
-    if (threadIdx.x < 16)
-      for (uint32_t i = threadIdx.x; i < n; i += 16) lane = fused(tile[i], tile[i], lane);
-    __syncthreads();
-  }
-  if (threadIdx.x < kWarp) {
-    const float mean = divided(sum_sixteen(lane), static_cast<float>(args.n));
-    if (threadIdx.x == 0) reciprocal[0] = divided(1.0f, root(mean + args.eps));
-  }
+  const float mean =
+      mean_of_row(x, args.n, tile, [](float value, float sum) { return fused(value, value, sum); });
+  if (threadIdx.x == 0) reciprocal[0] = divided(1.0f, root(mean + args.eps));
   __syncthreads();
   float* y = args.y + size_t{blockIdx.x} * args.n;
   for (uint32_t i = threadIdx.x; i < args.n; i += kThreads)
     y[i] = (x[i] * reciprocal[0]) * args.weight[i];
+}
+
+// Grid: rows. The variance is of what is left without the mean, so the row is gone through again.
+__global__ void layer_norm_rows(LayerNormArgs args) {
+  OFFSTAGE_SHARED(float, tile, kTile);
+  OFFSTAGE_SHARED(float, of_row, 2);  // the mean, the deviation's reciprocal
+  const float* x = args.x + size_t{blockIdx.x} * args.n;
+  const float mean_here =
+      mean_of_row(x, args.n, tile, [](float value, float sum) { return sum + value; });
+  if (threadIdx.x == 0) of_row[0] = mean_here;
+  __syncthreads();
+  const float mean = of_row[0];
+  const float variance = mean_of_row(x, args.n, tile, [mean](float value, float sum) {
+    const float d = value - mean;
+    return fused(d, d, sum);
+  });
+  if (threadIdx.x == 0) of_row[1] = divided(1.0f, root(variance + args.eps));
+  __syncthreads();
+  float* y = args.y + size_t{blockIdx.x} * args.n;
+  for (uint32_t i = threadIdx.x; i < args.n; i += kThreads)
+    y[i] = fused((x[i] - mean) * of_row[1], args.weight[i], args.bias[i]);
 }
 
 // Grid: pairs of all heads, rows.
@@ -113,6 +140,10 @@ CallStatus read_all(StreamHandle stream, const ReadArgs& args) {
 
 CallStatus rms_norm(StreamHandle stream, const RmsNormArgs& args) {
   return OFFSTAGE_LAUNCH("rms_norm", rms_norm_rows, args.n_rows, kThreads, stream, args);
+}
+
+CallStatus layer_norm(StreamHandle stream, const LayerNormArgs& args) {
+  return OFFSTAGE_LAUNCH("layer_norm", layer_norm_rows, args.n_rows, kThreads, stream, args);
 }
 
 CallStatus rope(StreamHandle stream, const RopeArgs& args) {

@@ -187,7 +187,9 @@ class DeviceDense {
   Status choose(const LayerWeights& weights, Slice rows);
   Status launch_ffn();
   Status launch_ffn(Slice rows);
-  Status norm(const float* x, const float* weight, uint32_t n_rows, uint32_t n, float* y);
+  // RMS norm, or with a bias layer norm.
+  Status norm(const float* x, const float* weight, const float* bias, uint32_t n_rows, uint32_t n,
+              float* y);
   Status multiply(const Matrix& w, Input& input, const float* bias, float* out);
   Status move(std::string_view name, const std::byte* from, std::byte* to, uint64_t bytes);
   template <typename Args>

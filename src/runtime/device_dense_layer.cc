@@ -45,7 +45,8 @@ Status DeviceDense::launch_slice(Slice rows) {
   const uint64_t at = uint64_t{rows.first} * spec.hidden, n = uint64_t{rows.n} * spec.hidden;
   float* const x = on_device_.x + at;
   float* const normed = on_device_.normed + at;
-  OFFSTAGE_TRY_VOID(norm(x, weights.attn_norm, rows.n, spec.hidden, normed));
+  OFFSTAGE_TRY_VOID(
+      norm(x, weights.attn_norm, weights.attn_norm_bias, rows.n, spec.hidden, normed));
   Input input = {normed, spec.hidden, rows.n};
   OFFSTAGE_TRY_VOID(project(weights, input));
   OFFSTAGE_TRY_VOID(rotate(work_.q, weights.q_norm, spec.attention.n_heads, rows));
@@ -56,7 +57,7 @@ Status DeviceDense::launch_slice(Slice rows) {
   OFFSTAGE_TRY_VOID(multiply(weights.o, attended, weights.o_bias, work_.projected));
   OFFSTAGE_TRY_VOID(put("residual", parts_.kernels.add_scaled,
                         gpu::AddScaledArgs{x, work_.projected, spec.residual_scale, n}));
-  OFFSTAGE_TRY_VOID(norm(x, weights.ffn_norm, rows.n, spec.hidden, normed));
+  OFFSTAGE_TRY_VOID(norm(x, weights.ffn_norm, weights.ffn_norm_bias, rows.n, spec.hidden, normed));
   return spec.is_dense_layer(layer_) ? Status() : choose(weights, rows);
 }
 
@@ -71,9 +72,9 @@ Status DeviceDense::rotate(float* x, const float* weight, uint32_t n_heads, Slic
   const ModelSpec& spec = parts_.spec;
   const uint32_t head_dim = spec.attention.head_dim_k;
   if (spec.attention.qk_norm == QkNorm::kWhole)
-    OFFSTAGE_TRY_VOID(norm(x, weight, rows.n, n_heads * head_dim, x));
+    OFFSTAGE_TRY_VOID(norm(x, weight, nullptr, rows.n, n_heads * head_dim, x));
   if (spec.attention.qk_norm == QkNorm::kPerHead)
-    OFFSTAGE_TRY_VOID(norm(x, weight, rows.n * n_heads, head_dim, x));
+    OFFSTAGE_TRY_VOID(norm(x, weight, nullptr, rows.n * n_heads, head_dim, x));
   gpu::RopeArgs args;
   args.x = x;
   args.n_rows = rows.n;
@@ -214,10 +215,13 @@ Status DeviceDense::launch_ffn(Slice rows) {
   return multiply(ffn.down, hidden, nullptr, work_.ffn_out + at);
 }
 
-Status DeviceDense::norm(const float* x, const float* weight, uint32_t n_rows, uint32_t n,
-                         float* y) {
-  return put("norm", parts_.kernels.rms_norm,
-             gpu::RmsNormArgs{x, weight, n_rows, n, parts_.spec.norm_eps, y});
+Status DeviceDense::norm(const float* x, const float* weight, const float* bias, uint32_t n_rows,
+                         uint32_t n, float* y) {
+  const float eps = parts_.spec.norm_eps;
+  if (bias != nullptr)
+    return put("norm", parts_.kernels.layer_norm,
+               gpu::LayerNormArgs{x, weight, bias, n_rows, n, eps, y});
+  return put("norm", parts_.kernels.rms_norm, gpu::RmsNormArgs{x, weight, n_rows, n, eps, y});
 }
 
 // out [n_rows][w.rows] = input · wᵀ + bias

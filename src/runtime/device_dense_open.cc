@@ -35,8 +35,8 @@ void for_each_tensor(const ModelSpec& spec, LayerWeights& w, const Visit& visit)
         visit(reinterpret_cast<const std::byte*>(values), n * sizeof(float)));
   };
   const bool whole = spec.attention.qk_norm == QkNorm::kWhole;
-  floats(w.attn_norm, spec.hidden);
-  floats(w.ffn_norm, spec.hidden);
+  for (const float** of_stream : {&w.attn_norm, &w.attn_norm_bias, &w.ffn_norm, &w.ffn_norm_bias})
+    floats(*of_stream, spec.hidden);
   floats(w.q_bias, spec.q_width());
   floats(w.k_bias, spec.k_width());
   floats(w.v_bias, spec.v_width());
@@ -52,7 +52,6 @@ void for_each_tensor(const ModelSpec& spec, LayerWeights& w, const Visit& visit)
 std::string why_not(const ModelSpec& spec, const DenseWeights& weights) {
   const RouterSpec& router = spec.router;
   if (spec.attention.mla.kv_rank != 0) return "there is no kernel for latent attention";
-  if (spec.norm != NormKind::kRms) return "there is no kernel for layer norms";
   if (router.n_experts > gpu::kRouterExpertsMax || router.n_used > gpu::kRouterUsedMax ||
       router.n_groups > gpu::kRouterGroupsMax)
     return fmt::format(

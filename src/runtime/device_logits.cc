@@ -33,6 +33,7 @@ uint64_t DeviceLogits::lay_out(const ModelSpec& spec, const DenseWeights& weight
   // Q8_0's rows are as long as any format's.
   work->forms = bytes(rows * kernels.activation_row_bytes(TensorType::kQ8_0, spec.hidden));
   work->norm = bytes(spec.hidden * sizeof(float));
+  if (weights.output_norm_bias != nullptr) work->norm_bias = bytes(spec.hidden * sizeof(float));
   work->matrix = bytes(matrix_bytes(weights.output));
   if (weights.output_bias != nullptr) work->bias = bytes(spec.n_vocab * sizeof(float));
   return end;
@@ -40,8 +41,6 @@ uint64_t DeviceLogits::lay_out(const ModelSpec& spec, const DenseWeights& weight
 
 Result<uint64_t> DeviceLogits::memory_bytes(const ModelSpec& spec, const DenseWeights& weights,
                                             const DeviceKernels& kernels, uint32_t rows_max) {
-  if (spec.norm != NormKind::kRms)
-    return make_error(ErrorCode::kUnsupported, "there is no kernel for layer norms");
   const TensorType type = weights.output.type;
   if (is_quantised(type) && !gpu::has_matvec(type))
     return make_error(ErrorCode::kUnsupported, "there is no kernel for matrices in {}",
@@ -79,7 +78,9 @@ Status DeviceLogits::open() {
     if (from == nullptr) return {};
     return device.copy(DeviceStream::kToDevice, to, static_cast<const std::byte*>(from), bytes);
   };
-  OFFSTAGE_TRY_VOID(upload(work_.norm, weights.output_norm, parts_.spec.hidden * sizeof(float)));
+  const uint64_t norm_bytes = parts_.spec.hidden * sizeof(float);
+  OFFSTAGE_TRY_VOID(upload(work_.norm, weights.output_norm, norm_bytes));
+  OFFSTAGE_TRY_VOID(upload(work_.norm_bias, weights.output_norm_bias, norm_bytes));
   OFFSTAGE_TRY_VOID(upload(work_.matrix, weights.output.data, matrix_bytes(weights.output)));
   OFFSTAGE_TRY_VOID(upload(work_.bias, weights.output_bias, parts_.spec.n_vocab * sizeof(float)));
   OFFSTAGE_TRY(const DeviceMark there, device.mark(DeviceStream::kToDevice));
@@ -108,9 +109,7 @@ Status DeviceLogits::launch(uint32_t n_rows) {
                         gpu::MoveWordsArgs{reinterpret_cast<const std::byte*>(x_),
                                            reinterpret_cast<std::byte*>(work_.x), x_bytes},
                         0, x_bytes));
-  OFFSTAGE_TRY_VOID(put("norm", parts_.kernels.rms_norm,
-                        gpu::RmsNormArgs{work_.x, reinterpret_cast<const float*>(work_.norm),
-                                         n_rows, spec.hidden, spec.norm_eps, work_.normed}));
+  OFFSTAGE_TRY_VOID(norm(n_rows));
   OFFSTAGE_TRY_VOID(multiply(n_rows));
   OFFSTAGE_TRY_VOID(put("hand back", parts_.kernels.move_words,
                         gpu::MoveWordsArgs{reinterpret_cast<const std::byte*>(work_.logits),
@@ -118,6 +117,18 @@ Status DeviceLogits::launch(uint32_t n_rows) {
                         0, logits_bytes));
   OFFSTAGE_TRY(const DeviceMark done, parts_.device.mark(DeviceStream::kCompute));
   return parts_.device.wait(done, options_.deadline_ns);
+}
+
+Status DeviceLogits::norm(uint32_t n_rows) {
+  const ModelSpec& spec = parts_.spec;
+  const auto* weight = reinterpret_cast<const float*>(work_.norm);
+  const auto* bias = reinterpret_cast<const float*>(work_.norm_bias);
+  if (bias != nullptr)
+    return put("norm", parts_.kernels.layer_norm,
+               gpu::LayerNormArgs{work_.x, weight, bias, n_rows, spec.hidden, spec.norm_eps,
+                                  work_.normed});
+  return put("norm", parts_.kernels.rms_norm,
+             gpu::RmsNormArgs{work_.x, weight, n_rows, spec.hidden, spec.norm_eps, work_.normed});
 }
 
 Status DeviceLogits::multiply(uint32_t n_rows) {

@@ -62,7 +62,7 @@ class DeviceLogits {
   struct Work {
     float *x = nullptr, *normed = nullptr, *logits = nullptr;
     std::byte* forms = nullptr;
-    std::byte *norm = nullptr, *matrix = nullptr, *bias = nullptr;
+    std::byte *norm = nullptr, *norm_bias = nullptr, *matrix = nullptr, *bias = nullptr;
   };
 
   DeviceLogits(const Parts& parts, const Options& options) : parts_(parts), options_(options) {}
@@ -70,6 +70,7 @@ class DeviceLogits {
                           const DeviceKernels& kernels, uint32_t rows, std::byte* base, Work* work);
   Status open();
   Status launch(uint32_t n_rows);
+  Status norm(uint32_t n_rows);
   Status multiply(uint32_t n_rows);
   template <typename Args>
   Status put(std::string_view name, const DeviceKernels::Kernel<Args>& kernel, const Args& args,

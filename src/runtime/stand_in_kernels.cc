@@ -103,6 +103,13 @@ gpu::CallStatus norm(const Kernels& kernels, const gpu::RmsNormArgs& args) {
   return {};
 }
 
+gpu::CallStatus layer_norm(const Kernels& kernels, const gpu::LayerNormArgs& args) {
+  for (size_t row = 0; row < args.n_rows; ++row)
+    kernels.layer_norm(args.x + row * args.n, args.weight, args.bias, args.n, args.eps,
+                       args.y + row * args.n);
+  return {};
+}
+
 gpu::CallStatus rotate(const Kernels& kernels, const gpu::RopeArgs& args) {
   for (size_t row = 0; row < args.n_rows; ++row)
     kernels.rope({args.x + row * args.n_heads * args.head_dim, args.n_heads, args.head_dim,
@@ -237,6 +244,7 @@ DeviceKernels stand_in_kernels(const Kernels& kernels) {
   table.matvec = by(kernels, multiply_all);
   table.float_matvec = by(kernels, multiply_floats);
   table.rms_norm = by(kernels, norm);
+  table.layer_norm = by(kernels, layer_norm);
   table.rope = by(kernels, rotate);
   table.store_kv = by(kernels, store_kv);
   table.attention = by(kernels, attend);

@@ -6,8 +6,7 @@
 
 #include "cpu/activations.h"
 #include "gpu/kernels/activations.h"
-#include "tests/cpu/cpu_test_data.h"
-#include "tests/gpu_kernels/rig.h"
+#include "tests/gpu_kernels/comparison.h"
 
 namespace offstage {
 namespace {
@@ -16,11 +15,6 @@ using gpu_rig::Array;
 
 constexpr TensorType kFormats[] = {TensorType::kQ8_0, TensorType::kQ4_0, TensorType::kMXFP4,
                                    TensorType::kQ4_K, TensorType::kQ5_K, TensorType::kQ6_K};
-
-const Kernels& oracle() {
-  static const Kernels* kernels = *kernels_for(Isa::kScalar);
-  return *kernels;
-}
 
 std::vector<std::byte> random_weights(TensorType type, Fill fill, uint32_t k, uint32_t rows,
                                       Rng& rng) {
@@ -52,14 +46,6 @@ std::vector<float> expected_matmul(TensorType type, const std::vector<std::byte>
   args.out_stride = n;
   oracle().matmul(args);
   return out;
-}
-
-void expect_same(const std::vector<float>& expected, const std::vector<float>& actual,
-                 const std::string& what) {
-  ASSERT_EQ(expected.size(), actual.size());
-  std::string difference;
-  EXPECT_TRUE(same_bits(expected.data(), actual.data(), expected.size(), &difference))
-      << what << ": " << difference;
 }
 
 class DeviceMatvec : public testing::TestWithParam<TensorType> {

@@ -141,7 +141,7 @@ TEST_P(LongPrompts, InSlices) {
 INSTANTIATE_TEST_SUITE_P(Models, LongPrompts,
                          ::testing::Values("micro-qwen3moe-q4_k_m.gguf",
                                            "micro-qwen2moe-mxfp4.gguf", "gpt-oss-s2-mxfp4.gguf",
-                                           "gpt-oss-s1.gguf", "glm4moe-s2.gguf"),
+                                           "gpt-oss-s1.gguf", "glm4moe-s2.gguf", "phimoe-s2.gguf"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::replace_if(
@@ -276,7 +276,7 @@ TEST(DensePromptTest, KvStaysWhereItWasMade) {
 // and the same KV, and nothing is asked of the device any more.
 TEST(DensePromptTest, WhateverTheDeviceDoes) {
   for (const char* name : {"micro-qwen3moe-q4_k_m.gguf", "micro-qwen2moe-mxfp4.gguf",
-                           "glm4moe-s2.gguf", "gpt-oss-s1.gguf"}) {
+                           "glm4moe-s2.gguf", "gpt-oss-s1.gguf", "phimoe-s1.gguf"}) {
     RuntimeOptions options = dense_alone(name);
     options.device_deadline_ns = 100'000;  // the instant device's events come at once or never
     const Said expected = expected_of(options, 70);

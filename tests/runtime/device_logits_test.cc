@@ -28,11 +28,12 @@ std::vector<float> reference(RuntimeOptions options) {
   return model == nullptr ? std::vector<float>() : decode_logits(*model->runtime, kTokens);
 }
 
-// Quantised and not, scaled, and beside latent attention, which the device hasn't got.
+// Quantised and not, scaled, behind a layer norm and with a bias, and beside latent attention,
+// which the device hasn't got.
 TEST(DeviceLogitsTest, GiveTheCpusBits) {
   for (const char* name :
        {"micro-qwen3moe-q4_k_m.gguf", "micro-qwen2moe-mxfp4.gguf", "granitemoe-s1.gguf",
-        "qwen3moe-s2.gguf", "micro-deepseek2-q4_k_m.gguf"}) {
+        "qwen3moe-s2.gguf", "phimoe-s1.gguf", "micro-deepseek2-q4_k_m.gguf"}) {
     const RuntimeOptions options = options_of(name);
     const auto model = open_with_device(options);
     ASSERT_NE(model, nullptr);
@@ -96,9 +97,13 @@ TEST(DeviceLogitsTest, WithoutRoomOrKernelTheyStayWithTheCpu) {
     EXPECT_LE(model->device->counters().allocated_bytes_max, *options.vram_bytes);
     EXPECT_TRUE(same_bits(decode_logits(*model->runtime, kTokens), expected));
   }
-  const auto layer_norms = open_with_device(options_of("phimoe-s1.gguf"));
-  ASSERT_NE(layer_norms, nullptr);
-  EXPECT_EQ(layer_norms->runtime->device_logits(), nullptr);
+  DenseWeights weights = ample->runtime->weights();
+  weights.output.type = TensorType::kIQ4_XS;
+  const auto no_kernel = DeviceLogits::memory_bytes(ample->runtime->spec(), weights,
+                                                    stand_in_kernels(ample->runtime->kernels()), 1);
+  ASSERT_FALSE(no_kernel);
+  EXPECT_EQ(no_kernel.error().code, ErrorCode::kUnsupported);
+  EXPECT_THAT(no_kernel.error().message, HasSubstr("IQ4_XS"));
   options = options_of("micro-qwen3moe-q4_k_m.gguf");
   options.dense = DensePart::kCpu;
   const auto cpu = open_with_device(options);
