@@ -43,20 +43,33 @@ struct DotQ8_0 {
   }
 };
 
-struct DotQ4_0 {
+// Four bits, from the lowest on, as bit 4 of four bytes.
+OFFSTAGE_DEVICE uint32_t fifth_bits(uint32_t bits) {
+  return ((bits & 15u) * 0x00204081u & 0x01010101u) << 4;
+}
+
+// Q4_0, and Q5_0 with a word of fifth bits before its nibbles.
+template <typename Block, bool kFifthBits>
+struct DotNibbles {
   using Run = Run32;
-  static constexpr uint32_t kBlockElements = 32, kBlockBytes = sizeof(BlockQ4_0);
-  static constexpr int32_t kOffset = 8;
+  static constexpr uint32_t kBlockElements = 32, kBlockBytes = sizeof(Block);
+  static constexpr int32_t kOffset = kFifthBits ? 16 : 8;
   uint32_t low[4], high[4];
   float d;
 
   OFFSTAGE_DEVICE void load(const std::byte* block) {
+    constexpr int kFirst = kFifthBits ? 1 : 0;  // word of nibbles
+    uint32_t words[kFirst + 4];
     d = float_of_f16(load_2(block));
-    load_words<4>(block + 2, low);
+    load_words<kFirst + 4>(block + 2, words);
     OFFSTAGE_UNROLL
     for (int i = 0; i < 4; ++i) {
-      high[i] = low[i] >> 4 & kNibbles;
-      low[i] &= kNibbles;
+      low[i] = words[kFirst + i] & kNibbles;
+      high[i] = words[kFirst + i] >> 4 & kNibbles;
+      if (kFifthBits) {
+        low[i] |= fifth_bits(words[0] >> 4 * i);
+        high[i] |= fifth_bits(words[0] >> (16 + 4 * i));
+      }
     }
   }
   // The offset is taken off once.
@@ -71,6 +84,8 @@ struct DotQ4_0 {
     }
   }
 };
+using DotQ4_0 = DotNibbles<BlockQ4_0, false>;
+using DotQ5_0 = DotNibbles<BlockQ5_0, true>;
 
 struct DotMxfp4 {
   using Run = Run32;

@@ -27,8 +27,9 @@ enum class KvType : uint32_t { kF32, kF16, kQ8_0 };
 
 // True: matvec and expert_gate_up know the format. The others are the CPU's alone.
 constexpr bool has_matvec(TensorType type) {
-  return type == TensorType::kQ8_0 || type == TensorType::kQ4_0 || type == TensorType::kMXFP4 ||
-         type == TensorType::kQ4_K || type == TensorType::kQ5_K || type == TensorType::kQ6_K;
+  return type == TensorType::kQ8_0 || type == TensorType::kQ4_0 || type == TensorType::kQ5_0 ||
+         type == TensorType::kMXFP4 || type == TensorType::kQ4_K || type == TensorType::kQ5_K ||
+         type == TensorType::kQ6_K;
 }
 // Bytes of one row of `k` activations in the form that `weights` wants (activations.h); floats for
 // unquantised weights.

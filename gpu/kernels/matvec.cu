@@ -171,6 +171,7 @@ CallStatus launch_for(TensorType type, StreamHandle stream, const Args& args) {
   switch (type) {
     case TensorType::kQ8_0: return launch<DotQ8_0>(stream, args);
     case TensorType::kQ4_0: return launch<DotQ4_0>(stream, args);
+    case TensorType::kQ5_0: return launch<DotQ5_0>(stream, args);
     case TensorType::kMXFP4: return launch<DotMxfp4>(stream, args);
     case TensorType::kQ4_K: return launch<DotQ4_K>(stream, args);
     case TensorType::kQ5_K: return launch<DotQ5_K>(stream, args);

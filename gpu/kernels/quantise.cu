@@ -110,7 +110,7 @@ __global__ void store_kv_rows(StoreKvArgs args) {
 
 bool is_block_of_32(TensorType weights) {
   return weights == TensorType::kQ8_0 || weights == TensorType::kQ4_0 ||
-         weights == TensorType::kMXFP4;
+         weights == TensorType::kQ5_0 || weights == TensorType::kMXFP4;
 }
 
 }  // namespace

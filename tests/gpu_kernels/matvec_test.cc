@@ -13,8 +13,9 @@ namespace {
 
 using gpu_rig::Array;
 
-constexpr TensorType kFormats[] = {TensorType::kQ8_0, TensorType::kQ4_0, TensorType::kMXFP4,
-                                   TensorType::kQ4_K, TensorType::kQ5_K, TensorType::kQ6_K};
+constexpr TensorType kFormats[] = {TensorType::kQ8_0,  TensorType::kQ4_0, TensorType::kQ5_0,
+                                   TensorType::kMXFP4, TensorType::kQ4_K, TensorType::kQ5_K,
+                                   TensorType::kQ6_K};
 
 std::vector<std::byte> random_weights(TensorType type, Fill fill, uint32_t k, uint32_t rows,
                                       Rng& rng) {
