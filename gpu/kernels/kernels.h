@@ -58,6 +58,7 @@ struct QuantiseArgs {
   const float* x = nullptr;
   uint32_t n_rows = 0, k = 0;
   std::byte* out = nullptr;  // [n_rows][activation_row_bytes], at a multiple of 64
+  uint32_t x_stride = 0;     // from a row of x to the next one; 0: k
 };
 CallStatus quantise_activations(StreamHandle stream, const QuantiseArgs& args);
 
@@ -67,7 +68,8 @@ struct ExpertJob {
 };
 
 // out[p][i] = bias[e][i] + dot(matrix of e, row i, x of place p) for every place of every job.
-// One matrix without experts: jobs and slots null, n_places its rows.
+// Without experts, jobs and slots null: n_heads matrices, one below the other, and n_places inputs
+// of each; head h's input of place p is row p · n_heads + h, and so is its output.
 struct MatvecArgs {
   TensorType type = TensorType::kQ4_K;
   uint32_t k = 0, n = 0;  // columns and rows of a matrix; k a multiple of the type's block
@@ -79,8 +81,10 @@ struct MatvecArgs {
   uint32_t n_places = 1;  // without jobs: the places; with: the most places a job may have
   const std::byte* activations = nullptr;
   const uint32_t* place_rows = nullptr;  // place → row of activations; null: the place itself
-  const float* bias = nullptr;           // [experts][n], or null
-  float* out = nullptr;                  // [places][n]
+  const float* bias = nullptr;           // [experts][n], or null: as of several heads
+  float* out = nullptr;                  // [places][n_heads][out_stride]
+  uint32_t n_heads = 1;                  // 1 with jobs
+  uint32_t out_stride = 0;               // 0: n
 };
 CallStatus matvec(StreamHandle stream, const MatvecArgs& args);
 
@@ -99,25 +103,28 @@ struct GateUpArgs {
 };
 CallStatus expert_gate_up(StreamHandle stream, const GateUpArgs& args);
 
-// F32, F16, BF16: out[r][i] = bias[i] + dot(weights row i, x row r).
+// F32, F16, BF16: out[r][i] = bias[i] + dot(weights row i, x row r). Heads as MatvecArgs has them.
 struct FloatMatvecArgs {
   TensorType type = TensorType::kF32;
   uint32_t k = 0, n = 0;
   const std::byte* matrix = nullptr;
-  const float* x = nullptr;  // [n_rows][k]
+  const float* x = nullptr;  // [n_rows][n_heads][x_stride]
   uint32_t n_rows = 1;
   const float* bias = nullptr;  // [n], or null
-  float* out = nullptr;         // [n_rows][n]
+  float* out = nullptr;         // [n_rows][n_heads][out_stride]
+  uint32_t n_heads = 1;
+  uint32_t x_stride = 0, out_stride = 0;  // 0: k, n
 };
 CallStatus float_matvec(StreamHandle stream, const FloatMatvecArgs& args);
 
 // y[r] = x[r] / rms · weight; y may be x.
 struct RmsNormArgs {
-  const float* x = nullptr;  // [n_rows][n]
+  const float* x = nullptr;  // [n_rows][stride]
   const float* weight = nullptr;
   uint32_t n_rows = 0, n = 0;
   float eps = 0;
   float* y = nullptr;
+  uint32_t stride = 0;  // from a row of x, and of y, to the next one; 0: n
 };
 CallStatus rms_norm(StreamHandle stream, const RmsNormArgs& args);
 
@@ -132,11 +139,14 @@ struct LayerNormArgs {
 CallStatus layer_norm(StreamHandle stream, const LayerNormArgs& args);
 
 // Rotates x [n_rows][n_heads][head_dim] in place; cos_sin [n_rows][n_rot/2][2], made on the host.
+// With `from`, what is rotated stands there.
 struct RopeArgs {
   float* x = nullptr;
   uint32_t n_rows = 0, n_heads = 0, head_dim = 0, n_rot = 0;
   bool neox = true;  // pairs (i, i + n_rot/2); else (2i, 2i + 1)
   const float* cos_sin = nullptr;
+  const float* from = nullptr;  // [n_rows][n_heads][from_stride], or null: x
+  uint32_t from_stride = 0;
 };
 CallStatus rope(StreamHandle stream, const RopeArgs& args);
 

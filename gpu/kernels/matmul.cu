@@ -5,6 +5,7 @@
 // thread multiplies for its 4 × 2 outputs by dp4a. Integer sums are exact and a thread owns its
 // outputs, so the order of cpu/README.md needs no shuffle: the run's tree, then the runs ascending.
 #include "gpu/kernels/dots.cuh"
+#include "gpu/kernels/places.cuh"
 
 namespace offstage::gpu {
 namespace {
@@ -75,8 +76,8 @@ OFFSTAGE_DEVICE void fetch_activations(const MatvecArgs& args, const ExpertJob& 
   for (uint32_t unit = threadIdx.x; unit < kTilePlaces * kAcross; unit += kThreads) {
     const uint32_t p = unit / kAcross, part = unit % kAcross;
     const uint32_t place = job.first + at_most(blockIdx.z * kTilePlaces + p, job.n);
-    const uint32_t row = args.place_rows != nullptr ? args.place_rows[place] : place;
-    const Run& x = reinterpret_cast<const Run*>(args.activations)[row * n_runs + run];
+    const Run& x =
+        reinterpret_cast<const Run*>(args.activations)[row_in(args, place) * n_runs + run];
     const Words4 words = load_16(x.q + 16 * part);
     OFFSTAGE_UNROLL
     for (uint32_t i = 0; i < 4; ++i) tile.x[p * kPitch + 4 * part + i] = words.at[i];
@@ -180,12 +181,12 @@ OFFSTAGE_DEVICE void store(const MatvecArgs& args, const ExpertJob& job, const F
       if (i >= args.n || place >= job.n) continue;
       float y = acc.at[r][p];
       if (args.bias != nullptr) y = y + args.bias[size_t{job.expert} * args.n + i];
-      args.out[size_t{job.first + place} * args.n + i] = y;
+      row_out(args, job.first + place)[i] = y;
     }
   }
 }
 
-// Grid: tiles of rows, jobs, tiles of places.
+// Grid: tiles of rows, jobs or heads, tiles of places.
 template <typename Dot>
 __global__ void matmul_tiles(MatvecArgs args) {
   OFFSTAGE_SHARED(uint32_t, w, kTileRows * kPitch);
@@ -194,15 +195,16 @@ __global__ void matmul_tiles(MatvecArgs args) {
   OFFSTAGE_SHARED(uint32_t, w_scales, kTileRows * 16);
   OFFSTAGE_SHARED(float, x_d, kTilePlaces* kRunBlocks);
   OFFSTAGE_SHARED(int32_t, x_sums, kTilePlaces * 16);
-  const ExpertJob job =
-      args.jobs != nullptr ? args.jobs[blockIdx.y] : ExpertJob{0, 0, args.n_places};
+  const ExpertJob job = job_of(args);
   const std::byte* slot = args.slots != nullptr ? args.slots[job.expert] : args.matrix;
   if (slot == nullptr || blockIdx.z * kTilePlaces >= job.n) return;  // the whole block of threads
   const Tile tile = {w, x, w_d, w_scales, x_d, x_sums};
+  const size_t matrix_bytes = args.k / Dot::kBlockElements * size_t{Dot::kBlockBytes} * args.n;
+  const std::byte* matrix = slot + args.offset + matrix_bytes * head_of(args);
   const uint32_t n_runs = (args.k + kRunElements - 1) / kRunElements;
   Floats acc = {};
   for (uint32_t run = 0; run < n_runs; ++run) {
-    fetch_weights<Dot>(args, slot + args.offset, run, tile);
+    fetch_weights<Dot>(args, matrix, run, tile);
     fetch_activations<typename Dot::Run>(args, job, run, tile);
     __syncthreads();
     if constexpr (Dot::kBlockElements == 32)
@@ -216,7 +218,7 @@ __global__ void matmul_tiles(MatvecArgs args) {
 
 template <typename Dot>
 CallStatus launch(StreamHandle stream, const MatvecArgs& args) {
-  const dim3 grid((args.n + kTileRows - 1) / kTileRows, args.jobs != nullptr ? args.n_jobs : 1,
+  const dim3 grid((args.n + kTileRows - 1) / kTileRows, jobs_or_heads(args),
                   (args.n_places + kTilePlaces - 1) / kTilePlaces);
   return OFFSTAGE_LAUNCH("matmul", matmul_tiles<Dot>, grid, kThreads, stream, args);
 }

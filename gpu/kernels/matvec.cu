@@ -6,6 +6,7 @@
 // lanes, then the four runs ascending into an accumulator that every lane holds alike. Weights pass
 // once for kRows rows of activations.
 #include "gpu/kernels/dots.cuh"
+#include "gpu/kernels/places.cuh"
 
 namespace offstage::gpu {
 namespace {
@@ -76,11 +77,6 @@ OFFSTAGE_DEVICE void dot_rows(const std::byte* row, uint32_t k, const typename D
     dot_rows_256<Dot, kRows>(row, k, x, acc);
 }
 
-OFFSTAGE_DEVICE ExpertJob job_of(const MatvecArgs& args) {
-  if (args.jobs != nullptr) return args.jobs[blockIdx.y];
-  return {0, 0, args.n_places};
-}
-
 // Activation rows of places first … first + kRows − 1; those beyond `end` are the last one again,
 // and their results nobody takes.
 template <typename Run, int kRows>
@@ -90,12 +86,11 @@ OFFSTAGE_DEVICE void rows_of(const MatvecArgs& args, uint32_t first, uint32_t en
   OFFSTAGE_UNROLL
   for (int r = 0; r < kRows; ++r) {
     const uint32_t place = first + r < end ? first + r : end - 1;
-    const uint32_t row = args.place_rows != nullptr ? args.place_rows[place] : place;
-    rows[r] = reinterpret_cast<const Run*>(args.activations) + row * n_runs;
+    rows[r] = reinterpret_cast<const Run*>(args.activations) + row_in(args, place) * n_runs;
   }
 }
 
-// Grid: kWarps rows of the matrix, jobs.
+// Grid: kWarps rows of the matrix, jobs or heads.
 template <typename Dot, int kRows>
 __global__ void matvec_rows(MatvecArgs args) {
   const ExpertJob job = job_of(args);
@@ -103,7 +98,7 @@ __global__ void matvec_rows(MatvecArgs args) {
   const uint32_t i = blockIdx.x * kWarps + threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
   if (slot == nullptr || i >= args.n) return;
   const size_t row_bytes = args.k / Dot::kBlockElements * size_t{Dot::kBlockBytes};
-  const std::byte* row = slot + args.offset + row_bytes * i;
+  const std::byte* row = slot + args.offset + row_bytes * (size_t{head_of(args)} * args.n + i);
   const uint32_t end = job.first + job.n;
   for (uint32_t first = job.first; first < end; first += kRows) {
     const typename Dot::Run* x[kRows];
@@ -113,7 +108,7 @@ __global__ void matvec_rows(MatvecArgs args) {
     OFFSTAGE_UNROLL
     for (uint32_t r = 0; r < kRows; ++r) {
       if (args.bias != nullptr) acc[r] = acc[r] + args.bias[size_t{job.expert} * args.n + i];
-      if (lane == r && first + r < end) args.out[size_t{first + r} * args.n + i] = acc[r];
+      if (lane == r && first + r < end) row_out(args, first + r)[i] = acc[r];
     }
   }
 }
@@ -140,7 +135,7 @@ __global__ void gate_up_rows(GateUpArgs args) {
       if (gate.bias != nullptr) of_gate[r] = of_gate[r] + gate.bias[bias_at];
       if (args.up_bias != nullptr) of_up[r] = of_up[r] + args.up_bias[bias_at];
       if (lane == r && first + r < end)
-        gate.out[size_t{first + r} * gate.n + i] = activated(args.activation, of_gate[r], of_up[r]);
+        row_out(gate, first + r)[i] = activated(args.activation, of_gate[r], of_up[r]);
     }
   }
 }
@@ -149,7 +144,7 @@ constexpr CallStatus kNoKernel = {"matvec", "unsupported format",
                                   "has_matvec() says which there are"};
 
 dim3 grid_of(const MatvecArgs& args) {
-  return dim3((args.n + kWarps - 1) / kWarps, args.jobs != nullptr ? args.n_jobs : 1);
+  return dim3((args.n + kWarps - 1) / kWarps, jobs_or_heads(args));
 }
 
 // One row of activations is what decode has; more share the weights four at a time.

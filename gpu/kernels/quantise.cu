@@ -41,12 +41,16 @@ OFFSTAGE_DEVICE int32_t sum_neighbours(int32_t value, uint32_t lanes) {
   return value;
 }
 
-// Grid: runs of a row, rows. A warp is a block of 32.
+OFFSTAGE_DEVICE const float* row_of(const QuantiseArgs& args) {
+  return args.x + size_t{blockIdx.x} * (args.x_stride != 0 ? args.x_stride : args.k);
+}
+
+// Grid: rows, which may be one for each head, and runs of a row. A warp is a block of 32.
 __global__ void quantise_32(QuantiseArgs args) {
   const uint32_t n_runs = (args.k + kRunElements - 1) / kRunElements;
-  const uint32_t run = blockIdx.x, i = threadIdx.x, at = run * kRunElements + i;
-  Run32* out = reinterpret_cast<Run32*>(args.out) + size_t{blockIdx.y} * n_runs + run;
-  const float x = at < args.k ? args.x[size_t{blockIdx.y} * args.k + at] : 0.0f;
+  const uint32_t run = blockIdx.y, i = threadIdx.x, at = run * kRunElements + i;
+  Run32* out = reinterpret_cast<Run32*>(args.out) + size_t{blockIdx.x} * n_runs + run;
+  const float x = at < args.k ? row_of(args)[at] : 0.0f;
   const Scale scale = activation_scale(largest_in_warp(x));
   const int32_t q = quantised(x, scale.inverse);
   const int32_t sum = sum_neighbours(q, kWarp);
@@ -61,8 +65,8 @@ __global__ void quantise_256(QuantiseArgs args) {
   OFFSTAGE_SHARED(uint32_t, largest_of_warp, kRunThreads / kWarp);
   const uint32_t n_runs = args.k / kRunElements;
   const uint32_t i = threadIdx.x;
-  Run256* out = reinterpret_cast<Run256*>(args.out) + size_t{blockIdx.y} * n_runs + blockIdx.x;
-  const float x = args.x[size_t{blockIdx.y} * args.k + blockIdx.x * kRunElements + i];
+  Run256* out = reinterpret_cast<Run256*>(args.out) + size_t{blockIdx.x} * n_runs + blockIdx.y;
+  const float x = row_of(args)[blockIdx.y * kRunElements + i];
   const uint32_t here = largest_in_warp(x);
   if (i % kWarp == 0) largest_of_warp[i / kWarp] = here;
   __syncthreads();
@@ -121,7 +125,7 @@ uint64_t activation_row_bytes(TensorType weights, uint32_t k) {
 }
 
 CallStatus quantise_activations(StreamHandle stream, const QuantiseArgs& args) {
-  const dim3 grid((args.k + kRunElements - 1) / kRunElements, args.n_rows);
+  const dim3 grid(args.n_rows, (args.k + kRunElements - 1) / kRunElements);
   if (is_block_of_32(args.weights))
     return OFFSTAGE_LAUNCH("quantise_32", quantise_32, grid, kRunThreads, stream, args);
   return OFFSTAGE_LAUNCH("quantise_256", quantise_256, grid, kRunThreads, stream, args);

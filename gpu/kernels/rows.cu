@@ -30,12 +30,13 @@ OFFSTAGE_DEVICE float mean_of_row(const float* x, uint32_t n, float* tile, const
 __global__ void rms_norm_rows(RmsNormArgs args) {
   OFFSTAGE_SHARED(float, tile, kTile);
   OFFSTAGE_SHARED(float, reciprocal, 1);
-  const float* x = args.x + size_t{blockIdx.x} * args.n;
+  const size_t at = size_t{blockIdx.x} * (args.stride != 0 ? args.stride : args.n);
+  const float* x = args.x + at;
   const float mean =
       mean_of_row(x, args.n, tile, [](float value, float sum) { return fused(value, value, sum); });
   if (threadIdx.x == 0) reciprocal[0] = divided(1.0f, root(mean + args.eps));
   __syncthreads();
-  float* y = args.y + size_t{blockIdx.x} * args.n;
+  float* y = args.y + at;
   for (uint32_t i = threadIdx.x; i < args.n; i += kThreads)
     y[i] = (x[i] * reciprocal[0]) * args.weight[i];
 }
@@ -66,13 +67,14 @@ __global__ void rope_rows(RopeArgs args) {
   const uint32_t half = args.n_rot / 2, pair = blockIdx.x * kThreads + threadIdx.x;
   if (pair >= args.n_heads * half) return;
   const uint32_t head = pair / half, i = pair % half;
-  float* x = args.x + (size_t{blockIdx.y} * args.n_heads + head) * args.head_dim;
-  float* first = args.neox ? x + i : x + 2 * i;
-  float* second = args.neox ? x + i + half : x + 2 * i + 1;
+  const size_t of_head = size_t{blockIdx.y} * args.n_heads + head;
+  float* x = args.x + of_head * args.head_dim;
+  const float* from = args.from != nullptr ? args.from + of_head * args.from_stride : x;
+  const uint32_t first = args.neox ? i : 2 * i, second = args.neox ? i + half : 2 * i + 1;
   const float* angle = args.cos_sin + (size_t{blockIdx.y} * half + i) * 2;
-  const float a = *first, b = *second, c = angle[0], s = angle[1];
-  *first = fused(a, c, -(b * s));
-  *second = fused(a, s, b * c);
+  const float a = from[first], b = from[second], c = angle[0], s = angle[1];
+  x[first] = fused(a, c, -(b * s));
+  x[second] = fused(a, s, b * c);
 }
 
 __global__ void activate_all(ActivateArgs args) {

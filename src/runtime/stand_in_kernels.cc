@@ -39,9 +39,32 @@ void multiply(const Kernels& kernels, const gpu::MatvecArgs& args, const gpu::Ex
     kernels.add(out + size_t{i} * args.n, bias + size_t{job.expert} * args.n, args.n);
 }
 
+// One matrix, or one for each head.
+void multiply_heads(const Kernels& kernels, const gpu::MatvecArgs& args) {
+  const uint32_t stride = args.out_stride != 0 ? args.out_stride : args.n;
+  std::vector<uint32_t> rows(args.n_places);
+  for (uint32_t h = 0; h < args.n_heads; ++h) {
+    for (uint32_t place = 0; place < args.n_places; ++place) rows[place] = place * args.n_heads + h;
+    MatmulArgs matmul;
+    matmul.type = args.type;
+    matmul.weights = args.matrix + args.offset;
+    matmul.k = args.k;
+    matmul.row_begin = h * args.n;
+    matmul.row_end = matmul.row_begin + args.n;
+    matmul.activations = args.activations;
+    matmul.token_rows = rows.data();
+    matmul.n_tokens = args.n_places;
+    matmul.out = args.out + size_t{h} * (stride - args.n);  // it counts rows of the whole matrix
+    matmul.out_stride = args.n_heads * stride;
+    kernels.matmul(matmul);
+    for (uint32_t place = 0; args.bias != nullptr && place < args.n_places; ++place)
+      kernels.add(args.out + size_t{rows[place]} * stride, args.bias, args.n);
+  }
+}
+
 gpu::CallStatus multiply_all(const Kernels& kernels, const gpu::MatvecArgs& args) {
-  if (args.slots == nullptr) {  // one matrix
-    multiply(kernels, args, {0, 0, args.n_places}, args.matrix + args.offset, args.bias, args.out);
+  if (args.slots == nullptr) {
+    multiply_heads(kernels, args);
     return {};
   }
   for (const gpu::ExpertJob& job : jobs_of(args)) {
@@ -73,33 +96,42 @@ gpu::CallStatus gate_and_up(const Kernels& kernels, const gpu::GateUpArgs& args)
 gpu::CallStatus quantise(const Kernels& kernels, const gpu::QuantiseArgs& args) {
   const ActivationFormat format = activation_format(args.weights);
   const uint64_t stride = activation_row_bytes(format, args.k);
+  const size_t x_stride = args.x_stride != 0 ? args.x_stride : args.k;
   for (uint32_t row = 0; row < args.n_rows; ++row)
-    kernels.quantise_activations(format, args.x + size_t{row} * args.k, args.k,
-                                 args.out + row * stride);
+    kernels.quantise_activations(format, args.x + row * x_stride, args.k, args.out + row * stride);
   return {};
 }
 
 // Rows of floats, one behind the other, as the CPU's kernels want them: each at its alignment.
 gpu::CallStatus multiply_floats(const Kernels& kernels, const gpu::FloatMatvecArgs& args) {
   const uint64_t stride = activation_row_bytes(ActivationFormat::kF32, args.k);
-  std::vector<std::byte> memory(args.n_rows * stride + kRowAlignment);
+  const size_t x_stride = args.x_stride != 0 ? args.x_stride : args.k;
+  const uint32_t n_inputs = args.n_rows * args.n_heads;
+  std::vector<std::byte> memory(n_inputs * stride + kRowAlignment);
   const auto at = reinterpret_cast<uintptr_t>(memory.data());
   std::byte* const rows = memory.data() + (round_up(at, kRowAlignment) - at);
-  for (uint32_t r = 0; r < args.n_rows; ++r)
-    kernels.quantise_activations(ActivationFormat::kF32, args.x + size_t{r} * args.k, args.k,
+  for (uint32_t r = 0; r < n_inputs; ++r)
+    kernels.quantise_activations(ActivationFormat::kF32, args.x + r * x_stride, args.k,
                                  rows + r * stride);
   gpu::MatvecArgs matvec;
   matvec.type = args.type;
   matvec.k = args.k;
   matvec.n = args.n;
+  matvec.matrix = args.matrix;
+  matvec.n_places = args.n_rows;
   matvec.activations = rows;
-  multiply(kernels, matvec, {0, 0, args.n_rows}, args.matrix, args.bias, args.out);
+  matvec.bias = args.bias;
+  matvec.out = args.out;
+  matvec.n_heads = args.n_heads;
+  matvec.out_stride = args.out_stride;
+  multiply_heads(kernels, matvec);
   return {};
 }
 
 gpu::CallStatus norm(const Kernels& kernels, const gpu::RmsNormArgs& args) {
+  const size_t stride = args.stride != 0 ? args.stride : args.n;
   for (size_t row = 0; row < args.n_rows; ++row)
-    kernels.rms_norm(args.x + row * args.n, args.weight, args.n, args.eps, args.y + row * args.n);
+    kernels.rms_norm(args.x + row * stride, args.weight, args.n, args.eps, args.y + row * stride);
   return {};
 }
 
@@ -111,9 +143,14 @@ gpu::CallStatus layer_norm(const Kernels& kernels, const gpu::LayerNormArgs& arg
 }
 
 gpu::CallStatus rotate(const Kernels& kernels, const gpu::RopeArgs& args) {
-  for (size_t row = 0; row < args.n_rows; ++row)
-    kernels.rope({args.x + row * args.n_heads * args.head_dim, args.n_heads, args.head_dim,
-                  args.n_rot, args.neox, args.cos_sin + row * args.n_rot});
+  for (size_t row = 0; row < args.n_rows; ++row) {
+    float* const x = args.x + row * args.n_heads * args.head_dim;
+    for (size_t h = 0; args.from != nullptr && h < args.n_heads; ++h)
+      std::copy_n(args.from + (row * args.n_heads + h) * args.from_stride, args.n_rot,
+                  x + h * args.head_dim);
+    kernels.rope(
+        {x, args.n_heads, args.head_dim, args.n_rot, args.neox, args.cos_sin + row * args.n_rot});
+  }
   return {};
 }
 

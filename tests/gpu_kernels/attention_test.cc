@@ -1,7 +1,7 @@
 // Attention on the device: the oracle's bits again.
 #include <gtest/gtest.h>
 
-#include <iterator>
+#include <algorithm>
 
 #include "tests/gpu_kernels/comparison.h"
 
@@ -10,20 +10,28 @@ namespace {
 
 using gpu_rig::Array;
 
+// A query row sees [first, last].
+struct Span {
+  uint32_t first, last;
+};
+// From the first position, within one block, over a window.
+const std::vector<Span> kSpans = {{0, 130}, {70, 75}, {33, 200}};
+const std::vector<Span> kLongSpans = {{0, 1300}, {900, 1283}};
+
 struct AttentionCase {
   const char* name;
   KvType type;
   uint32_t head_dim, n_heads, n_kv_heads;
   bool sinks;
-  bool latent;  // V is the beginning of the K row
-};
+  uint32_t latent_dim = 0;  // V is so much of the K row's beginning; 0: V is by itself
+  std::vector<Span> spans = kSpans;
 
-// Three query rows: from the first position, within one block, over a window.
-struct Span {
-  uint32_t first, last;
+  uint32_t n_blocks() const {
+    uint32_t n = 0;
+    for (const Span& span : spans) n = std::max(n, span.last / kKvBlockPositions + 1);
+    return n;
+  }
 };
-constexpr Span kSpans[] = {{0, 130}, {70, 75}, {33, 200}};
-constexpr uint32_t kKvBlocks = 4;
 
 // A cache, queries and sinks; K blocks lie before V blocks.
 struct AttentionProblem {
@@ -32,21 +40,23 @@ struct AttentionProblem {
         row_bytes(kv_row_bytes(with.type, with.head_dim)),
         head_bytes(row_bytes * kKvBlockPositions),
         block_bytes(head_bytes * with.n_kv_heads),
-        kv(2 * block_bytes * kKvBlocks),
-        q(random_floats(std::size(kSpans) * with.n_heads * with.head_dim, rng, 0.3f)),
+        kv(2 * block_bytes * with.n_blocks()),
+        q(random_floats(with.spans.size() * with.n_heads * with.head_dim, rng, 0.3f)),
         sinks(random_floats(with.n_heads, rng)) {
     for (uint64_t at = 0; at < kv.size(); at += row_bytes)
       oracle().store_kv(with.type, random_floats(with.head_dim, rng).data(), with.head_dim,
                         kv.data() + at);
   }
 
-  uint32_t dim_v() const { return with.latent ? with.head_dim / 2 : with.head_dim; }
+  bool is_latent() const { return with.latent_dim != 0; }
+  uint32_t dim_v() const { return is_latent() ? with.latent_dim : with.head_dim; }
   // [rows][heads][dim_v]
-  size_t out_floats() const { return std::size(kSpans) * with.n_heads * dim_v(); }
+  size_t out_floats() const { return with.spans.size() * with.n_heads * dim_v(); }
   std::vector<const std::byte*> blocks(const std::byte* memory, bool values) const {
-    const uint64_t begin = values && !with.latent ? block_bytes * kKvBlocks : 0;
+    const uint64_t begin = values && !is_latent() ? block_bytes * with.n_blocks() : 0;
     std::vector<const std::byte*> table;
-    for (uint32_t b = 0; b < kKvBlocks; ++b) table.push_back(memory + begin + block_bytes * b);
+    for (uint32_t b = 0; b < with.n_blocks(); ++b)
+      table.push_back(memory + begin + block_bytes * b);
     return table;
   }
 
@@ -54,7 +64,7 @@ struct AttentionProblem {
     std::vector<float> out(out_floats());
     const auto k_blocks = blocks(kv.data(), false), v_blocks = blocks(kv.data(), true);
     const uint32_t group = with.n_heads / with.n_kv_heads;
-    for (uint32_t r = 0; r < std::size(kSpans); ++r) {
+    for (uint32_t r = 0; r < with.spans.size(); ++r) {
       for (uint32_t head = 0; head < with.n_heads; head += group) {
         AttentionArgs args;
         args.k_type = args.v_type = with.type;
@@ -66,8 +76,8 @@ struct AttentionProblem {
         args.v_blocks = v_blocks.data();
         args.k_offset = args.v_offset = head_bytes * (head / group);
         args.v_stride = row_bytes;
-        args.first = kSpans[r].first;
-        args.last = kSpans[r].last;
+        args.first = with.spans[r].first;
+        args.last = with.spans[r].last;
         args.scale = 0.25f;
         args.sinks = with.sinks ? sinks.data() + head : nullptr;
         args.out = out.data() + (size_t{r} * with.n_heads + head) * dim_v();
@@ -82,7 +92,7 @@ struct AttentionProblem {
     Array<const std::byte*> k_blocks(blocks(memory.at(), false));
     Array<const std::byte*> v_blocks(blocks(memory.at(), true));
     std::vector<gpu::AttentionRow> spans;
-    for (const Span& span : kSpans)
+    for (const Span& span : with.spans)
       spans.push_back({k_blocks.at(), v_blocks.at(), span.first, span.last});
     Array<gpu::AttentionRow> rows(spans);
     Array<float> queries(q), of_heads(sinks), out(out_floats());
@@ -99,7 +109,7 @@ struct AttentionProblem {
     args.v_stride = row_bytes;
     args.scale = 0.25f;
     args.sinks = with.sinks ? of_heads.at() : nullptr;
-    args.n_blocks_max = kKvBlocks;
+    args.n_blocks_max = with.n_blocks();
     Array<std::byte> scratch(gpu::attention_scratch_bytes(args));
     args.scratch = reinterpret_cast<float*>(scratch.at());
     args.out = out.at();
@@ -116,14 +126,20 @@ struct AttentionProblem {
 class DeviceAttention : public Comparison {};
 
 TEST_F(DeviceAttention, GivesTheOraclesBits) {
-  const AttentionCase cases[] = {{"F16, groups of 4", KvType::kF16, 64, 8, 2, false, false},
-                                 {"F32, odd head size", KvType::kF32, 24, 3, 3, true, false},
-                                 {"Q8_0, sinks", KvType::kQ8_0, 64, 2, 1, true, false},
-                                 {"F16, latent, 11 heads", KvType::kF16, 96, 11, 1, false, true}};
+  const AttentionCase cases[] = {
+      {"F16, groups of 4", KvType::kF16, 64, 8, 2, false},
+      {"F32, odd head size", KvType::kF32, 24, 3, 3, true},
+      {"Q8_0, sinks", KvType::kQ8_0, 64, 2, 1, true},
+      {"F16, latent, 11 heads", KvType::kF16, 96, 11, 1, false, 48},
+      {"F32, latent, odd sizes", KvType::kF32, 44, 5, 1, false, 40},
+      {"Q8_0, latent", KvType::kQ8_0, 96, 16, 1, false, 64},
+      {"F16, latent of DeepSeek's size, long", KvType::kF16, 576, 9, 1, false, 512, kLongSpans},
+      {"Q8_0, latent of DeepSeek's size, long", KvType::kQ8_0, 576, 3, 1, false, 512, kLongSpans}};
   for (const AttentionCase& with : cases) {
     const AttentionProblem problem(with, rng_);
     const std::vector<float> expected = problem.expected();
-    for (uint32_t turn = 0; turn < gpu_rig::n_turns(); ++turn) {
+    const uint32_t n_turns = with.spans.size() == kSpans.size() ? gpu_rig::n_turns() : 1;
+    for (uint32_t turn = 0; turn < n_turns; ++turn) {
       gpu_rig::begin_turn(turn);
       expect_same(expected, problem.device(), with.name);
     }

@@ -7,6 +7,7 @@
 #include "cpu/activations.h"
 #include "gpu/kernels/activations.h"
 #include "tests/gpu_kernels/comparison.h"
+#include "tests/gpu_kernels/matrices.h"
 
 namespace offstage {
 namespace {
@@ -16,38 +17,6 @@ using gpu_rig::Array;
 constexpr TensorType kFormats[] = {TensorType::kQ8_0,  TensorType::kQ4_0, TensorType::kQ5_0,
                                    TensorType::kMXFP4, TensorType::kQ4_K, TensorType::kQ5_K,
                                    TensorType::kQ6_K};
-
-std::vector<std::byte> random_weights(TensorType type, Fill fill, uint32_t k, uint32_t rows,
-                                      Rng& rng) {
-  std::vector<std::byte> weights(row_bytes(type, k) * rows);
-  fill_weights(type, fill, k, rows, rng, weights.data());
-  return weights;
-}
-
-// out [rows of x][n] as the oracle has it.
-std::vector<float> expected_matmul(TensorType type, const std::vector<std::byte>& weights,
-                                   uint32_t k, uint32_t n, const std::vector<float>& x) {
-  const auto n_rows = static_cast<uint32_t>(x.size() / k);
-  const ActivationFormat format = activation_format(type);
-  const uint64_t stride = activation_row_bytes(format, k);
-  AlignedBytes matrix(weights.size()), activations(stride * n_rows);
-  std::copy(weights.begin(), weights.end(), matrix.data());
-  for (uint32_t r = 0; r < n_rows; ++r)
-    oracle().quantise_activations(format, x.data() + size_t{r} * k, k,
-                                  activations.data() + stride * r);
-  std::vector<float> out(size_t{n_rows} * n);
-  MatmulArgs args;
-  args.type = type;
-  args.weights = matrix.data();
-  args.k = k;
-  args.row_end = n;
-  args.activations = activations.data();
-  args.n_tokens = n_rows;
-  args.out = out.data();
-  args.out_stride = n;
-  oracle().matmul(args);
-  return out;
-}
 
 class DeviceMatvec : public testing::TestWithParam<TensorType> {
  protected:

@@ -35,6 +35,21 @@ TEST_F(DeviceRows, RmsNorm) {
   }
 }
 
+// Of each row a part: what stands behind it stays.
+TEST_F(DeviceRows, RmsNormOfAPart) {
+  const uint32_t n_rows = 3, n = 40, stride = 48;
+  auto x = random_floats(size_t{n_rows} * stride, rng_);
+  const auto weight = random_floats(n, rng_);
+  Array<float> rows(x), weights(weight);
+  gpu_rig::finish(gpu::rms_norm(gpu_rig::stream(),
+                                {rows.at(), weights.at(), n_rows, n, 1e-6f, rows.at(), stride}));
+  for (uint32_t r = 0; r < n_rows; ++r) {
+    float* row = x.data() + size_t{r} * stride;
+    oracle().rms_norm(row, weight.data(), n, 1e-6f, row);
+  }
+  expect_same(x, rows.take(), "a part of each row");
+}
+
 // Far from zero as well, where the mean is what rounds.
 TEST_F(DeviceRows, LayerNorm) {
   for (const uint32_t n : {1u, 15u, 300u, 2048u, 2051u, 5000u}) {
@@ -67,6 +82,25 @@ TEST_F(DeviceRows, Rope) {
     for (uint32_t r = 0; r < n_rows; ++r)
       oracle().rope({x.data() + size_t{r} * n_heads * head_dim, n_heads, head_dim, n_rot, neox,
                      angles.data() + size_t{r} * n_rot});
+    expect_same(x, rows.take(), neox ? "neox" : "neighbours");
+  }
+}
+
+// From elsewhere, in rows of another length; what isn't rotated stays as it is.
+TEST_F(DeviceRows, RopeOfWhatStandsElsewhere) {
+  for (const bool neox : {true, false}) {
+    const uint32_t n_rows = 2, n_heads = 3, head_dim = 24, n_rot = 16, from_stride = 19;
+    auto x = random_floats(size_t{n_rows} * n_heads * head_dim, rng_);
+    const auto from = random_floats(size_t{n_rows} * n_heads * from_stride, rng_);
+    const auto angles = random_floats(size_t{n_rows} * n_rot, rng_);
+    Array<float> rows(x), table(angles), elsewhere(from);
+    gpu_rig::finish(gpu::rope(gpu_rig::stream(), {rows.at(), n_rows, n_heads, head_dim, n_rot, neox,
+                                                  table.at(), elsewhere.at(), from_stride}));
+    for (uint32_t i = 0; i < n_rows * n_heads; ++i) {
+      float* head = x.data() + size_t{i} * head_dim;
+      std::copy_n(from.data() + size_t{i} * from_stride, n_rot, head);
+      oracle().rope({head, 1, head_dim, n_rot, neox, angles.data() + size_t{i / n_heads} * n_rot});
+    }
     expect_same(x, rows.take(), neox ? "neox" : "neighbours");
   }
 }
