@@ -32,7 +32,7 @@ void DeviceDense::begin_forward(std::span<const Row> rows, Phase phase) {
 uint64_t DeviceDense::back_bytes(uint32_t n_rows, uint32_t slice_rows) const {
   const ModelSpec& spec = parts_.spec;
   const uint64_t of_row = 2 * uint64_t{spec.hidden} + 2 * uint64_t{spec.router.n_used};
-  const uint64_t of_slice = uint64_t{spec.k_width()} + spec.v_width() + spec.router.n_experts;
+  const uint64_t of_slice = uint64_t{spec.k_width()} + v_width() + spec.router.n_experts;
   return (n_rows * of_row + slice_rows * of_slice) * sizeof(float);
 }
 
@@ -49,7 +49,7 @@ DeviceDense::Back DeviceDense::lay_out_back(std::byte* memory, uint32_t n_rows,
   back.weights = take(n_rows, spec.router.n_used);
   back.experts = reinterpret_cast<uint32_t*>(take(n_rows, spec.router.n_used));
   back.k = take(slice_rows, spec.k_width());
-  back.v = take(slice_rows, spec.v_width());
+  back.v = take(slice_rows, v_width());
   back.scores = next;
   return back;
 }
@@ -66,7 +66,8 @@ Status DeviceDense::hand_over_positions() {
   at_ = {};
   at_.angles = part(uint64_t{n_rows()} * n_rot * sizeof(float));
   at_.k_rows = part(uint64_t{n_rows()} * n_kv_heads * sizeof(std::byte*));
-  at_.v_rows = part(uint64_t{n_rows()} * n_kv_heads * sizeof(std::byte*));
+  const uint32_t v_rows = is_latent() ? 0 : n_rows() * n_kv_heads;
+  at_.v_rows = part(uint64_t{v_rows} * sizeof(std::byte*));
   for (uint64_t& seen : at_.seen) seen = part(n_rows() * sizeof(gpu::AttentionRow));
   end = write_tables(end);
   auto** k_row = reinterpret_cast<std::byte**>(positions_ + at_.k_rows);
@@ -77,7 +78,7 @@ Status DeviceDense::hand_over_positions() {
                 parts_.rotary.row(row.position), n_rot * sizeof(float));
     for (uint32_t h = 0; h < n_kv_heads; ++h) {
       *k_row++ = kv_.place_of(parts_.kv.k_row(row.sequence, row.position, 0, h));
-      *v_row++ = kv_.place_of(parts_.kv.v_row(row.sequence, row.position, 0, h));
+      if (v_rows != 0) *v_row++ = kv_.place_of(parts_.kv.v_row(row.sequence, row.position, 0, h));
     }
     const auto* table =
         reinterpret_cast<const std::byte* const*>(work_.positions + table_at_[row.sequence.value]);
@@ -159,10 +160,11 @@ void DeviceDense::take_step(float* x, float* normed) {
   for (uint32_t i = 0; i < n_rows(); ++i) {
     const Row& row = rows_[i];
     const float* k = in_ram_.k + uint64_t{i} * spec.k_width();
-    const float* v = in_ram_.v + uint64_t{i} * spec.v_width();
+    const float* v = in_ram_.v + uint64_t{i} * v_width();
     for (uint32_t h = 0; h < attention.n_kv_heads; ++h) {
       parts_.cpu.store_kv(parts_.k_type, k + h * attention.head_dim_k, attention.head_dim_k,
                           parts_.kv.k_row(row.sequence, row.position, layer_, h));
+      if (is_latent()) continue;
       parts_.cpu.store_kv(parts_.v_type, v + h * attention.head_dim_v, attention.head_dim_v,
                           parts_.kv.v_row(row.sequence, row.position, layer_, h));
     }

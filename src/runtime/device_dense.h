@@ -131,6 +131,7 @@ class DeviceDense {
   struct Work {
     std::byte *positions = nullptr, *back = nullptr;
     float *q = nullptr, *attended = nullptr, *projected = nullptr;
+    float *q_low = nullptr, *per_head = nullptr;  // of latent attention
     float *gate = nullptr, *up = nullptr, *ffn_out = nullptr;
     float* attention = nullptr;
     std::byte* forms[2] = {};  // of the widest input: for blocks of 32, and of 256
@@ -150,6 +151,11 @@ class DeviceDense {
     uint32_t k = 0, n_rows = 0;
     bool is_made[2] = {};
   };
+  // [rows][n_heads][stride] floats, of which a vector's own length is used.
+  struct PerHead {
+    float* x = nullptr;
+    uint32_t stride = 0;
+  };
 
   DeviceDense(const Parts& parts, const Options& options);
   Status open();
@@ -163,6 +169,10 @@ class DeviceDense {
   void pin_scratch();
   Status upload_weights(std::byte* to);
   uint32_t n_rows() const { return static_cast<uint32_t>(rows_.size()); }
+  const MlaSpec& mla() const { return parts_.spec.attention.mla; }
+  bool is_latent() const { return mla().kv_rank != 0; }
+  // Of the values that a position keeps beside its keys.
+  uint32_t v_width() const { return is_latent() ? 0 : parts_.spec.v_width(); }
   uint32_t ffn_width(uint32_t layer) const;
   const FfnWeights& ffn_of(uint32_t layer) const;
   uint64_t back_bytes(uint32_t n_rows, uint32_t slice_rows) const;
@@ -180,8 +190,11 @@ class DeviceDense {
   Status bring_kv_back();
   Status launch_layer();
   Status launch_slice(Slice rows);
-  Status project(const LayerWeights& weights, Input& input);
+  Status make_heads(const LayerWeights& weights, Input& input, Slice rows);
   Status rotate(float* x, const float* norm, uint32_t n_heads, Slice rows);
+  gpu::RopeArgs rope_args(float* x, uint32_t n_heads, Slice rows) const;
+  Status make_latents(const LayerWeights& weights, Input& input, Slice rows);
+  Status multiply_heads(const Matrix& w, PerHead from, PerHead to, uint32_t n_rows);
   Status store(Slice rows);
   Status attend(Slice slice);
   Status choose(const LayerWeights& weights, Slice rows);
@@ -191,6 +204,7 @@ class DeviceDense {
   Status norm(const float* x, const float* weight, const float* bias, uint32_t n_rows, uint32_t n,
               float* y);
   Status multiply(const Matrix& w, Input& input, const float* bias, float* out);
+  Status multiply(const gpu::MatvecArgs& args);
   Status move(std::string_view name, const std::byte* from, std::byte* to, uint64_t bytes);
   template <typename Args>
   Status put(std::string_view name, const DeviceKernels::Kernel<Args>& kernel, const Args& args,

@@ -1,5 +1,5 @@
-// A layer's dense part, put on the device's stream slice by slice: what GqaAttention, Router and
-// FfnBlock do, kernel by kernel.
+// A layer's dense part, put on the device's stream slice by slice: what GqaAttention,
+// MlaAttention, Router and FfnBlock do, kernel by kernel.
 #include <algorithm>
 #include <type_traits>
 #include <utility>
@@ -19,6 +19,11 @@ gpu::KvType kv_type_of(KvType type) {
     case KvType::kQ8_0: return gpu::KvType::kQ8_0;
   }
   return gpu::KvType::kF32;
+}
+
+// Which of Work's forms a quantised matrix multiplies.
+size_t form_of(TensorType type) {
+  return activation_format(type) == ActivationFormat::kQ8_32 ? 0 : 1;
 }
 
 gpu::RouterScore score_of(RouterScore score) {
@@ -48,12 +53,16 @@ Status DeviceDense::launch_slice(Slice rows) {
   OFFSTAGE_TRY_VOID(
       norm(x, weights.attn_norm, weights.attn_norm_bias, rows.n, spec.hidden, normed));
   Input input = {normed, spec.hidden, rows.n};
-  OFFSTAGE_TRY_VOID(project(weights, input));
-  OFFSTAGE_TRY_VOID(rotate(work_.q, weights.q_norm, spec.attention.n_heads, rows));
-  OFFSTAGE_TRY_VOID(rotate(on_device_.k, weights.k_norm, spec.attention.n_kv_heads, rows));
+  OFFSTAGE_TRY_VOID(is_latent() ? make_latents(weights, input, rows)
+                                : make_heads(weights, input, rows));
   OFFSTAGE_TRY_VOID(store(rows));
   OFFSTAGE_TRY_VOID(attend(rows));
   Input attended = {work_.attended, spec.o_width(), rows.n};
+  if (is_latent()) {
+    OFFSTAGE_TRY_VOID(multiply_heads(weights.mla.v_b, {work_.attended, mla().kv_rank},
+                                     {work_.per_head, mla().v_dim}, rows.n));
+    attended = {work_.per_head, spec.attention.n_heads * mla().v_dim, rows.n};
+  }
   OFFSTAGE_TRY_VOID(multiply(weights.o, attended, weights.o_bias, work_.projected));
   OFFSTAGE_TRY_VOID(put("residual", parts_.kernels.add_scaled,
                         gpu::AddScaledArgs{x, work_.projected, spec.residual_scale, n}));
@@ -61,10 +70,13 @@ Status DeviceDense::launch_slice(Slice rows) {
   return spec.is_dense_layer(layer_) ? Status() : choose(weights, rows);
 }
 
-Status DeviceDense::project(const LayerWeights& weights, Input& input) {
+Status DeviceDense::make_heads(const LayerWeights& weights, Input& input, Slice rows) {
+  const AttentionSpec& attention = parts_.spec.attention;
   OFFSTAGE_TRY_VOID(multiply(weights.q, input, weights.q_bias, work_.q));
   OFFSTAGE_TRY_VOID(multiply(weights.k, input, weights.k_bias, on_device_.k));
-  return multiply(weights.v, input, weights.v_bias, on_device_.v);
+  OFFSTAGE_TRY_VOID(multiply(weights.v, input, weights.v_bias, on_device_.v));
+  OFFSTAGE_TRY_VOID(rotate(work_.q, weights.q_norm, attention.n_heads, rows));
+  return rotate(on_device_.k, weights.k_norm, attention.n_kv_heads, rows);
 }
 
 // QK-norm and rotation, as GqaAttention's.
@@ -75,16 +87,47 @@ Status DeviceDense::rotate(float* x, const float* weight, uint32_t n_heads, Slic
     OFFSTAGE_TRY_VOID(norm(x, weight, nullptr, rows.n, n_heads * head_dim, x));
   if (spec.attention.qk_norm == QkNorm::kPerHead)
     OFFSTAGE_TRY_VOID(norm(x, weight, nullptr, rows.n * n_heads, head_dim, x));
+  return put("rotate", parts_.kernels.rope, rope_args(x, n_heads, rows));
+}
+
+gpu::RopeArgs DeviceDense::rope_args(float* x, uint32_t n_heads, Slice rows) const {
+  const ModelSpec& spec = parts_.spec;
   gpu::RopeArgs args;
   args.x = x;
   args.n_rows = rows.n;
   args.n_heads = n_heads;
-  args.head_dim = head_dim;
+  args.head_dim = spec.attention.head_dim_k;
   args.n_rot = spec.rotary.n_rot;
   args.neox = spec.rotary.kind == RotaryKind::kNeox;
   args.cos_sin = reinterpret_cast<const float*>(work_.positions + at_.angles) +
                  uint64_t{rows.first} * spec.rotary.n_rot;
-  return put("rotate", parts_.kernels.rope, args);
+  return args;
+}
+
+// The rows' latents, and the queries as those are asked. Whatever takes the normed rows comes
+// first: forms of other inputs lie in the same place.
+Status DeviceDense::make_latents(const LayerWeights& weights, Input& input, Slice rows) {
+  const MlaWeights& w = weights.mla;
+  const uint32_t rank = mla().kv_rank, n_heads = parts_.spec.attention.n_heads;
+  const bool is_compressed = mla().q_rank != 0;
+  OFFSTAGE_TRY_VOID(multiply(w.kv_a, input, nullptr, on_device_.k));
+  OFFSTAGE_TRY_VOID(multiply(is_compressed ? w.q_a : weights.q, input, nullptr,
+                             is_compressed ? work_.q_low : work_.per_head));
+  if (is_compressed) {
+    OFFSTAGE_TRY_VOID(norm(work_.q_low, w.q_a_norm, nullptr, rows.n, mla().q_rank, work_.q_low));
+    Input low = {work_.q_low, mla().q_rank, rows.n};
+    OFFSTAGE_TRY_VOID(multiply(w.q_b, low, nullptr, work_.per_head));
+  }
+  OFFSTAGE_TRY_VOID(put("norm", parts_.kernels.rms_norm,
+                        gpu::RmsNormArgs{on_device_.k, w.kv_a_norm, rows.n, rank,
+                                         parts_.spec.norm_eps, on_device_.k, mla().row_dim()}));
+  OFFSTAGE_TRY_VOID(put("rotate", parts_.kernels.rope, rope_args(on_device_.k + rank, 1, rows)));
+  OFFSTAGE_TRY_VOID(multiply_heads(w.k_b, {work_.per_head, mla().head_dim()},
+                                   {work_.q, mla().row_dim()}, rows.n));
+  gpu::RopeArgs rotated = rope_args(work_.q + rank, n_heads, rows);
+  rotated.from = work_.per_head + mla().nope_dim;
+  rotated.from_stride = mla().head_dim();
+  return put("rotate", parts_.kernels.rope, rotated);
 }
 
 Status DeviceDense::store(Slice rows) {
@@ -98,6 +141,7 @@ Status DeviceDense::store(Slice rows) {
   OFFSTAGE_TRY_VOID(put("store keys", parts_.kernels.store_kv,
                         gpu::StoreKvArgs{kv_type_of(parts_.k_type), on_device_.k, n,
                                          attention.head_dim_k, places(at_.k_rows), offset}));
+  if (is_latent()) return {};
   return put("store values", parts_.kernels.store_kv,
              gpu::StoreKvArgs{kv_type_of(parts_.v_type), on_device_.v, n, attention.head_dim_v,
                               places(at_.v_rows), offset});
@@ -107,14 +151,17 @@ gpu::AttentionArgs DeviceDense::attention_args(uint32_t n_rows, uint32_t n_block
   const AttentionSpec& attention = parts_.spec.attention;
   gpu::AttentionArgs args;
   args.k_type = kv_type_of(parts_.k_type);
-  args.v_type = kv_type_of(parts_.v_type);
+  args.v_type = kv_type_of(is_latent() ? parts_.k_type : parts_.v_type);
   args.head_dim_k = attention.head_dim_k;
   args.head_dim_v = attention.head_dim_v;
   args.n_heads = attention.n_heads;
   args.n_kv_heads = attention.n_kv_heads;
   args.n_rows = n_rows;
   args.k_head_stride = kKvBlockPositions * kv_row_bytes(parts_.k_type, attention.head_dim_k);
-  args.v_head_stride = kKvBlockPositions * kv_row_bytes(parts_.v_type, attention.head_dim_v);
+  if (is_latent())
+    args.v_stride = kv_row_bytes(parts_.k_type, attention.head_dim_k);
+  else
+    args.v_head_stride = kKvBlockPositions * kv_row_bytes(parts_.v_type, attention.head_dim_v);
   args.scale = attention.scale;
   args.n_blocks_max = n_blocks_max;
   return args;
@@ -146,7 +193,7 @@ Status DeviceDense::attend(Slice slice) {
     args.rows = seen + rows.first;
     args.q = work_.q + uint64_t{done} * spec.q_width();
     args.k_offset = parts_.kv.k_offset(layer_, 0);
-    args.v_offset = parts_.kv.v_offset(layer_, 0);
+    args.v_offset = is_latent() ? args.k_offset : parts_.kv.v_offset(layer_, 0);
     args.sinks = layers_[layer_].sinks;
     args.scratch = work_.attention;
     args.out = work_.attended + uint64_t{done} * spec.o_width();
@@ -231,7 +278,7 @@ Status DeviceDense::multiply(const Matrix& w, Input& input, const float* bias, f
     return put("matvec", parts_.kernels.float_matvec,
                gpu::FloatMatvecArgs{w.type, w.k, w.rows, w.data, input.x, input.n_rows, bias, out},
                bytes);
-  const size_t form = activation_format(w.type) == ActivationFormat::kQ8_32 ? 0 : 1;
+  const size_t form = form_of(w.type);
   if (!std::exchange(input.is_made[form], true))
     OFFSTAGE_TRY_VOID(
         put("quantise", parts_.kernels.quantise_activations,
@@ -245,7 +292,37 @@ Status DeviceDense::multiply(const Matrix& w, Input& input, const float* bias, f
   args.activations = work_.forms[form];
   args.bias = bias;
   args.out = out;
-  if (input.n_rows > kMatvecRows) return put("matmul", parts_.kernels.matmul, args, bytes);
+  return multiply(args);
+}
+
+// to[row][h] = w[h] · from[row][h]; w holds n_heads matrices, one below the other.
+Status DeviceDense::multiply_heads(const Matrix& w, PerHead from, PerHead to, uint32_t n_rows) {
+  const uint32_t n_heads = parts_.spec.attention.n_heads, n = w.rows / n_heads;
+  if (!is_quantised(w.type))
+    return put("heads", parts_.kernels.float_matvec,
+               gpu::FloatMatvecArgs{w.type, w.k, n, w.data, from.x, n_rows, nullptr, to.x, n_heads,
+                                    from.stride, to.stride},
+               w.rows * row_bytes(w.type, w.k));
+  std::byte* const forms = work_.forms[form_of(w.type)];
+  OFFSTAGE_TRY_VOID(
+      put("quantise", parts_.kernels.quantise_activations,
+          gpu::QuantiseArgs{w.type, from.x, n_rows * n_heads, w.k, forms, from.stride}));
+  gpu::MatvecArgs args;
+  args.type = w.type;
+  args.k = w.k;
+  args.n = n;
+  args.matrix = w.data;
+  args.n_places = n_rows;
+  args.activations = forms;
+  args.out = to.x;
+  args.n_heads = n_heads;
+  args.out_stride = to.stride;
+  return multiply(args);
+}
+
+Status DeviceDense::multiply(const gpu::MatvecArgs& args) {
+  const uint64_t bytes = uint64_t{args.n} * args.n_heads * row_bytes(args.type, args.k);
+  if (args.n_places > kMatvecRows) return put("matmul", parts_.kernels.matmul, args, bytes);
   return put("matvec", parts_.kernels.matvec, args, bytes);
 }
 

@@ -1,5 +1,6 @@
 // Before the first forward: whether the device can, what it takes, and the weights.
 #include <algorithm>
+#include <array>
 #include <utility>
 
 #include "base/checked_math.h"
@@ -23,11 +24,16 @@ constexpr uint64_t kAttentionBytesMax = 32 << 20;
 
 uint64_t aligned(uint64_t bytes) { return round_up(bytes, kAlignment); }
 
+std::array<Matrix*, 16> matrices_of(LayerWeights& w) {
+  return {&w.q,           &w.k,          &w.v,        &w.o,         &w.mla.q_a,     &w.mla.q_b,
+          &w.mla.kv_a,    &w.mla.k_b,    &w.mla.v_b,  &w.router,    &w.shared.gate, &w.shared.up,
+          &w.shared.down, &w.dense.gate, &w.dense.up, &w.dense.down};
+}
+
 // Every tensor of a layer's dense part: visit(data, bytes) says where it lies from now on.
 template <typename Visit>
 void for_each_tensor(const ModelSpec& spec, LayerWeights& w, const Visit& visit) {
-  for (Matrix* m : {&w.q, &w.k, &w.v, &w.o, &w.router, &w.shared.gate, &w.shared.up, &w.shared.down,
-                    &w.dense.gate, &w.dense.up, &w.dense.down})
+  for (Matrix* m : matrices_of(w))
     if (m->data != nullptr) m->data = visit(m->data, m->rows * row_bytes(m->type, m->k));
   const auto floats = [&](const float*& values, uint64_t n) {
     if (values == nullptr) return;
@@ -43,6 +49,8 @@ void for_each_tensor(const ModelSpec& spec, LayerWeights& w, const Visit& visit)
   floats(w.o_bias, spec.hidden);
   floats(w.q_norm, whole ? spec.q_width() : spec.attention.head_dim_k);
   floats(w.k_norm, whole ? spec.k_width() : spec.attention.head_dim_k);
+  floats(w.mla.q_a_norm, spec.attention.mla.q_rank);
+  floats(w.mla.kv_a_norm, spec.attention.mla.kv_rank);
   floats(w.sinks, spec.attention.n_heads);
   floats(w.router_bias, spec.router.n_experts);
   floats(w.selection_bias, spec.router.n_experts);
@@ -51,7 +59,6 @@ void for_each_tensor(const ModelSpec& spec, LayerWeights& w, const Visit& visit)
 // Empty: there is a kernel for everything.
 std::string why_not(const ModelSpec& spec, const DenseWeights& weights) {
   const RouterSpec& router = spec.router;
-  if (spec.attention.mla.kv_rank != 0) return "there is no kernel for latent attention";
   if (router.n_experts > gpu::kRouterExpertsMax || router.n_used > gpu::kRouterUsedMax ||
       router.n_groups > gpu::kRouterGroupsMax)
     return fmt::format(
@@ -59,9 +66,8 @@ std::string why_not(const ModelSpec& spec, const DenseWeights& weights) {
         "{} in {}",
         router.n_used, router.n_experts, router.n_groups, gpu::kRouterUsedMax,
         gpu::kRouterExpertsMax, gpu::kRouterGroupsMax);
-  for (const LayerWeights& w : weights.layers)
-    for (const Matrix* m : {&w.q, &w.k, &w.v, &w.o, &w.router, &w.shared.gate, &w.shared.up,
-                            &w.shared.down, &w.dense.gate, &w.dense.up, &w.dense.down})
+  for (LayerWeights w : weights.layers)
+    for (const Matrix* m : matrices_of(w))
       if (m->data != nullptr && is_quantised(m->type) && !gpu::has_matvec(m->type))
         return fmt::format("there is no kernel for its matrices in {}",
                            tensor_type_traits(m->type).name);
@@ -131,19 +137,29 @@ uint64_t DeviceDense::lay_out_work(std::byte* base) {
     return reinterpret_cast<float*>(bytes(n * sizeof(float)));
   };
   const uint32_t ffn = std::max(spec.dense_ffn, spec.shared_ffn);
-  const uint32_t widest = std::max({spec.hidden, spec.o_width(), ffn});
+  const uint32_t n_heads = spec.attention.n_heads;
+  const uint32_t o_input = is_latent() ? n_heads * mla().v_dim : spec.o_width();
+  const uint32_t widest = std::max({spec.hidden, o_input, ffn, mla().q_rank});
   work_.positions = bytes(positions_bytes_);
   work_.back = bytes(back_bytes(rows, slice));
   work_.q = floats(uint64_t{slice} * spec.q_width());
   work_.attended = floats(uint64_t{slice} * spec.o_width());
+  work_.q_low = floats(uint64_t{slice} * mla().q_rank);
+  const uint64_t per_head = is_latent() ? std::max(mla().head_dim(), mla().v_dim) : 0;
+  work_.per_head = floats(slice * n_heads * per_head);
   work_.projected = floats(uint64_t{slice} * spec.hidden);
   work_.gate = floats(uint64_t{slice} * ffn);
   work_.up = floats(uint64_t{slice} * ffn);
   work_.ffn_out = floats(ffn == 0 ? 0 : uint64_t{rows} * spec.hidden);
   work_.attention = reinterpret_cast<float*>(bytes(attention_bytes_));
   // Q8_0's rows are as long as any format's.
+  const auto form_bytes = [&](uint32_t k) {
+    return parts_.kernels.activation_row_bytes(TensorType::kQ8_0, k);
+  };
+  const uint64_t heads_forms =
+      is_latent() ? n_heads * form_bytes(std::max(mla().nope_dim, mla().kv_rank)) : 0;
   for (std::byte*& forms : work_.forms)
-    forms = bytes(slice * parts_.kernels.activation_row_bytes(TensorType::kQ8_0, widest));
+    forms = bytes(slice * std::max(form_bytes(widest), heads_forms));
   return end;
 }
 

@@ -27,7 +27,8 @@ std::vector<float> logits_of(Runtime& runtime) {
 // As residents, launched together, with the dense part and the logits there as well; and as copies,
 // each launched by itself.
 TEST(DeviceExpertsByTheirKernels, GiveTheCpusBits) {
-  for (const char* name : {"micro-qwen3moe-q4_k_m.gguf", "gpt-oss-s2-mxfp4.gguf"}) {
+  for (const char* name :
+       {"micro-qwen3moe-q4_k_m.gguf", "gpt-oss-s2-mxfp4.gguf", "micro-deepseek2-q4_k_m.gguf"}) {
     RuntimeOptions options = test_options(model_file(name));
     options.warm_start = false;
     options.n_sequences = 2;
@@ -83,9 +84,11 @@ TEST(ChunksByTheirKernels, GiveTheCpusBits) {
 }
 
 // A prompt's dense part besides, in tiles and by the row, over the end of a page; and tokens after
-// it, which find its keys and values there.
+// it, which find its keys and values there. Latents, and layer norms.
 TEST(PromptsByTheirKernels, GiveTheCpusBits) {
-  for (const char* name : {"micro-qwen3moe-q4_k_m.gguf", "gpt-oss-s2-mxfp4.gguf"}) {
+  for (const char* name :
+       {"micro-qwen3moe-q4_k_m.gguf", "gpt-oss-s2-mxfp4.gguf", "micro-deepseek2-q4_k_m.gguf",
+        "deepseek2-v2-s2.gguf", "phimoe-s1.gguf"}) {
     RuntimeOptions options = test_options(model_file(name));
     options.warm_start = false;
     options.chunk_rows = 54;

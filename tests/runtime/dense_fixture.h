@@ -78,6 +78,66 @@ inline std::vector<float> reference(const RuntimeOptions& options) {
   return reference(options, conversation);
 }
 
+// All that a sequence has in RAM's cache.
+inline std::vector<std::byte> kv_of(Runtime& runtime, SequenceId sequence, uint32_t n_positions) {
+  const ModelSpec& spec = runtime.spec();
+  const AttentionSpec& attention = spec.attention;
+  std::vector<std::byte> all;
+  const auto add = [&](const std::byte* row, KvType type, uint32_t head_dim) {
+    all.insert(all.end(), row, row + kv_row_bytes(type, head_dim));
+  };
+  for (uint32_t layer = 0; layer < spec.n_layers; ++layer)
+    for (uint32_t head = 0; head < attention.n_kv_heads; ++head)
+      for (uint32_t position = 0; position < n_positions; ++position) {
+        add(runtime.kv().k_row(sequence, position, layer, head), runtime.options().k_type,
+            attention.head_dim_k);
+        if (attention.mla.kv_rank != 0) continue;  // values are the keys' beginning
+        add(runtime.kv().v_row(sequence, position, layer, head), runtime.options().v_type,
+            attention.head_dim_v);
+      }
+  return all;
+}
+
+struct Said {
+  std::vector<float> logits;
+  std::vector<std::byte> kv;
+  bool operator==(const Said& other) const {
+    return same_bits(logits, other.logits) && kv == other.kv;
+  }
+};
+
+// A prompt, tokens, and another prompt that begins within a page.
+inline Said prompts_and_tokens(Runtime& runtime, uint32_t n_prompt) {
+  Said said;
+  Session session(runtime, SequenceId(0));
+  const std::vector<TokenId> tokens = tokens_of(n_prompt + 20);
+  const auto say = [&](uint32_t from, uint32_t n) {
+    EXPECT_TRUE(session.score(
+        std::span(tokens).subspan(from, n),
+        [&](size_t, std::span<const float> logits) { append(said.logits, logits); }, nullptr));
+  };
+  say(0, n_prompt);
+  for (uint32_t i = 0; i < 3; ++i) say(n_prompt + i, 1);
+  say(n_prompt + 3, 17);
+  say(5, 1);
+  said.kv = kv_of(runtime, SequenceId(0), n_prompt + 21);
+  return said;
+}
+
+inline Said expected_of(RuntimeOptions options, uint32_t n_prompt) {
+  options.vram_bytes.reset();
+  const auto model = open_model(options);
+  return model == nullptr ? Said() : prompts_and_tokens(*model->runtime, n_prompt);
+}
+
+// So that nothing but the dense part is the device's, and what it is asked doesn't depend on time.
+inline RuntimeOptions dense_alone(const std::string& name) {
+  RuntimeOptions options = options_of(name);
+  options.promote = Promote::kOff;
+  options.placement = Placement::kCpu;
+  return options;
+}
+
 inline size_t times_said(const DeviceModel& model, const std::string& words) {
   size_t said = 0;
   for (const Notice& notice : model.notices.list())

@@ -12,65 +12,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// All that a sequence has in RAM's cache.
-std::vector<std::byte> kv_of(Runtime& runtime, SequenceId sequence, uint32_t n_positions) {
-  const ModelSpec& spec = runtime.spec();
-  const AttentionSpec& attention = spec.attention;
-  std::vector<std::byte> all;
-  const auto add = [&](const std::byte* row, KvType type, uint32_t head_dim) {
-    all.insert(all.end(), row, row + kv_row_bytes(type, head_dim));
-  };
-  for (uint32_t layer = 0; layer < spec.n_layers; ++layer)
-    for (uint32_t head = 0; head < attention.n_kv_heads; ++head)
-      for (uint32_t position = 0; position < n_positions; ++position) {
-        add(runtime.kv().k_row(sequence, position, layer, head), runtime.options().k_type,
-            attention.head_dim_k);
-        add(runtime.kv().v_row(sequence, position, layer, head), runtime.options().v_type,
-            attention.head_dim_v);
-      }
-  return all;
-}
-
-struct Said {
-  std::vector<float> logits;
-  std::vector<std::byte> kv;
-  bool operator==(const Said& other) const {
-    return same_bits(logits, other.logits) && kv == other.kv;
-  }
-};
-
-// A prompt, tokens, and another prompt that begins within a page.
-Said prompts_and_tokens(Runtime& runtime, uint32_t n_prompt) {
-  Said said;
-  Session session(runtime, SequenceId(0));
-  const std::vector<TokenId> tokens = tokens_of(n_prompt + 20);
-  const auto say = [&](uint32_t from, uint32_t n) {
-    EXPECT_TRUE(session.score(
-        std::span(tokens).subspan(from, n),
-        [&](size_t, std::span<const float> logits) { append(said.logits, logits); }, nullptr));
-  };
-  say(0, n_prompt);
-  for (uint32_t i = 0; i < 3; ++i) say(n_prompt + i, 1);
-  say(n_prompt + 3, 17);
-  say(5, 1);
-  said.kv = kv_of(runtime, SequenceId(0), n_prompt + 21);
-  return said;
-}
-
-Said expected_of(RuntimeOptions options, uint32_t n_prompt) {
-  options.vram_bytes.reset();
-  const auto model = open_model(options);
-  return model == nullptr ? Said() : prompts_and_tokens(*model->runtime, n_prompt);
-}
-
-// So that nothing but the dense part is the device's, and what it is asked doesn't depend on time.
-RuntimeOptions dense_alone(const std::string& name) {
-  RuntimeOptions options = options_of(name);
-  options.promote = Promote::kOff;
-  options.placement = Placement::kCpu;
-  return options;
-}
-
 struct Launches {
   uint64_t matmuls = 0, attentions = 0, parts_max = 0;  // parts: rows times blocks
 };
@@ -134,14 +75,15 @@ TEST_P(LongPrompts, InSlices) {
     // each chunk but the last, 40; then tokens, and a prompt of 17.
     EXPECT_EQ(seen.attentions, spec.n_layers * (2u + 2u + 4u + 3u + 4u + 2u));
   }
-  const TensorType type = model->runtime->weights().layers[0].q.type;
+  const TensorType type = model->runtime->weights().layers[0].o.type;
   EXPECT_EQ(seen.matmuls > 0, is_quantised(type));
 }
 
 INSTANTIATE_TEST_SUITE_P(Models, LongPrompts,
                          ::testing::Values("micro-qwen3moe-q4_k_m.gguf",
                                            "micro-qwen2moe-mxfp4.gguf", "gpt-oss-s2-mxfp4.gguf",
-                                           "gpt-oss-s1.gguf", "glm4moe-s2.gguf", "phimoe-s2.gguf"),
+                                           "gpt-oss-s1.gguf", "glm4moe-s2.gguf", "phimoe-s2.gguf",
+                                           "micro-deepseek2-q4_k_m.gguf", "deepseek2-v2-s2.gguf"),
                          [](const auto& info) {
                            std::string name = info.param;
                            std::replace_if(
@@ -186,7 +128,8 @@ std::vector<float> two_at_once(Runtime& runtime) {
 }
 
 TEST(DensePromptTest, SequencesSideBySide) {
-  for (const char* name : {"micro-qwen3moe-q4_k_m.gguf", "gpt-oss-s1.gguf"}) {
+  for (const char* name :
+       {"micro-qwen3moe-q4_k_m.gguf", "gpt-oss-s1.gguf", "deepseek2-v3-s1.gguf"}) {
     RuntimeOptions options = options_of(name);
     options.chunk_rows = 100;
     const auto model = open_with_device(options);
@@ -200,7 +143,8 @@ TEST(DensePromptTest, SequencesSideBySide) {
 
 // Copies that take longer than launches, and a device that checks what comes before what.
 TEST(DensePromptTest, OnACardThatTakesItsTime) {
-  for (const char* name : {"micro-qwen3moe-q4_k_m.gguf", "glm4moe-s2.gguf"}) {
+  for (const char* name :
+       {"micro-qwen3moe-q4_k_m.gguf", "glm4moe-s2.gguf", "micro-deepseek2-q4_k_m.gguf"}) {
     RuntimeOptions options = options_of(name);
     options.placement = Placement::kCopy;
     SimDeviceModel card;
@@ -216,8 +160,14 @@ TEST(DensePromptTest, OnACardThatTakesItsTime) {
 
 // Of a prompt the rows alone go over, layer by layer; then nothing for the tokens after it. What
 // the CPU computed in between is brought.
-TEST(DensePromptTest, KvStaysWhereItWasMade) {
-  const RuntimeOptions options = dense_alone("micro-qwen3moe-q4_k_m.gguf");
+class DensePromptKv : public ::testing::TestWithParam<const char*> {};
+INSTANTIATE_TEST_SUITE_P(Kinds, DensePromptKv,
+                         ::testing::Values("micro-qwen3moe-q4_k_m.gguf",
+                                           "micro-deepseek2-q4_k_m.gguf"),
+                         [](const auto& info) { return info.index == 0 ? "Heads" : "Latents"; });
+
+TEST_P(DensePromptKv, StaysWhereItWasMade) {
+  const RuntimeOptions options = dense_alone(GetParam());
   const auto model = open_with_device(options);
   ASSERT_NE(model, nullptr);
   Runtime& runtime = *model->runtime;
@@ -276,7 +226,8 @@ TEST(DensePromptTest, KvStaysWhereItWasMade) {
 // and the same KV, and nothing is asked of the device any more.
 TEST(DensePromptTest, WhateverTheDeviceDoes) {
   for (const char* name : {"micro-qwen3moe-q4_k_m.gguf", "micro-qwen2moe-mxfp4.gguf",
-                           "glm4moe-s2.gguf", "gpt-oss-s1.gguf", "phimoe-s1.gguf"}) {
+                           "glm4moe-s2.gguf", "gpt-oss-s1.gguf", "phimoe-s1.gguf",
+                           "micro-deepseek2-q4_k_m.gguf", "deepseek2-v2-s1.gguf"}) {
     RuntimeOptions options = dense_alone(name);
     options.device_deadline_ns = 100'000;  // the instant device's events come at once or never
     const Said expected = expected_of(options, 70);

@@ -28,8 +28,7 @@ std::vector<float> reference(RuntimeOptions options) {
   return model == nullptr ? std::vector<float>() : decode_logits(*model->runtime, kTokens);
 }
 
-// Quantised and not, scaled, behind a layer norm and with a bias, and beside latent attention,
-// which the device hasn't got.
+// Quantised and not, scaled, behind a layer norm and with a bias.
 TEST(DeviceLogitsTest, GiveTheCpusBits) {
   for (const char* name :
        {"micro-qwen3moe-q4_k_m.gguf", "micro-qwen2moe-mxfp4.gguf", "granitemoe-s1.gguf",

@@ -9,8 +9,8 @@
 #include "base/check.h"
 #include "runtime/joint_kv_b.h"
 #include "runtime/kv_cache.h"
-#include "runtime_fixture.h"
 #include "tests/io/gguf_builder.h"
+#include "tests/runtime/device_fixture.h"
 
 namespace offstage {
 namespace {
@@ -27,15 +27,71 @@ Bytes bytes_of(const std::string& path) {
   return bytes;
 }
 
-// A golden file written anew as converters wrote it before heads had matrices of their own.
+// A golden file to be written anew.
+struct GoldenFile {
+  explicit GoldenFile(const std::string& path) : bytes(bytes_of(path)) {
+    auto parsed = GgufModel::parse(path, bytes, bytes.size());
+    CHECK(parsed.has_value());
+    model = std::move(*parsed);
+  }
+  Bytes slice(uint64_t begin, uint64_t end) const {
+    return Bytes(bytes.begin() + static_cast<ptrdiff_t>(begin),
+                 bytes.begin() + static_cast<ptrdiff_t>(end));
+  }
+  // A value as it stands: it ends where the next key begins (u64 length, text, u32 type), or the
+  // directory.
+  void copy_value(size_t i, GgufBuilder& builder) const {
+    const auto keys = model.metadata();
+    const auto& [key, value] = keys[i];
+    const uint64_t end = i + 1 < keys.size()
+                             ? keys[i + 1].second.offset - 4 - keys[i + 1].first.size() - 8
+                             : model.tensors()[0].info_offset;
+    builder.add_raw(key, static_cast<uint32_t>(value.type), slice(value.offset, end));
+  }
+  void copy_tensor(const GgufTensor& tensor, GgufBuilder& builder) const {
+    builder.add_tensor(tensor.name, tensor.type, dims_of(tensor),
+                       slice(tensor.offset, tensor.offset + tensor.bytes));
+  }
+  std::vector<float> floats(const GgufTensor& tensor) const {
+    std::vector<float> values(tensor.elements());
+    std::memcpy(values.data(), bytes.data() + tensor.offset, tensor.bytes);
+    return values;
+  }
+  static std::vector<uint64_t> dims_of(const GgufTensor& tensor) {
+    return {tensor.dims.begin(), tensor.dims.begin() + tensor.n_dims};
+  }
+
+  Bytes bytes;
+  GgufModel model;
+};
+
+// With attention's matrices in Q8_0: of one form, so that inputs follow each other in one place.
+Bytes with_q8_attention(const std::string& path) {
+  const GoldenFile file(path);
+  const Kernels& kernels = **kernels_for(Isa::kScalar);
+  GgufBuilder builder;
+  for (size_t i = 0; i < file.model.metadata().size(); ++i) file.copy_value(i, builder);
+  for (const GgufTensor& tensor : file.model.tensors()) {
+    if (tensor.name.find(".attn_") == std::string::npos || tensor.n_dims == 1) {
+      file.copy_tensor(tensor, builder);
+      continue;
+    }
+    const std::vector<float> floats = file.floats(tensor);
+    Bytes blocks(row_bytes(TensorType::kQ8_0, static_cast<uint32_t>(floats.size())));
+    kernels.store_kv(KvType::kQ8_0, floats.data(), static_cast<uint32_t>(floats.size()),
+                     reinterpret_cast<std::byte*>(blocks.data()));
+    builder.add_tensor(tensor.name, TensorType::kQ8_0, GoldenFile::dims_of(tensor),
+                       std::move(blocks));
+  }
+  return builder.build();
+}
+
+// As converters wrote it before heads had matrices of their own.
 class OlderLayout {
  public:
-  explicit OlderLayout(const std::string& path) : bytes_(bytes_of(path)) {
-    auto model = GgufModel::parse(path, bytes_, bytes_.size());
-    CHECK(model.has_value());
-    model_ = std::move(*model);
+  explicit OlderLayout(const std::string& path) : file_(path) {
     const auto uint = [&](const char* key) {
-      return static_cast<uint32_t>(*model_.require_uint(std::string("deepseek2.") + key));
+      return static_cast<uint32_t>(*file_.model.require_uint(std::string("deepseek2.") + key));
     };
     n_heads_ = uint("attention.head_count");
     rank_ = uint("attention.kv_lora_rank");
@@ -47,19 +103,15 @@ class OlderLayout {
   Bytes write() {
     GgufBuilder builder;
     add_metadata(builder);
-    for (const GgufTensor& tensor : model_.tensors()) add_tensor(tensor, builder);
+    for (const GgufTensor& tensor : file_.model.tensors()) add_tensor(tensor, builder);
     return builder.build();
   }
 
  private:
   void add_metadata(GgufBuilder& builder) const {
-    const auto keys = model_.metadata();
+    const auto keys = file_.model.metadata();
     for (size_t i = 0; i < keys.size(); ++i) {
-      const auto& [key, value] = keys[i];
-      // A value ends where the next key begins (u64 length, text, u32 type), or the directory.
-      const uint64_t end = i + 1 < keys.size()
-                               ? keys[i + 1].second.offset - 4 - keys[i + 1].first.size() - 8
-                               : model_.tensors()[0].info_offset;
+      const std::string& key = keys[i].first;
       if (key.ends_with("_mla")) continue;
       if (key == "deepseek2.attention.head_count_kv") {
         builder.add_uint32(key, n_heads_);
@@ -68,7 +120,7 @@ class OlderLayout {
       } else if (key == "deepseek2.attention.value_length") {
         builder.add_uint32(key, v_dim_);
       } else {
-        builder.add_raw(key, static_cast<uint32_t>(value.type), slice(value.offset, end));
+        file_.copy_value(i, builder);
       }
     }
   }
@@ -76,15 +128,10 @@ class OlderLayout {
   void add_tensor(const GgufTensor& tensor, GgufBuilder& builder) const {
     if (tensor.name.find("attn_v_b") != std::string::npos) return;
     const size_t k_b = tensor.name.find("attn_k_b");
-    if (k_b == std::string::npos) {
-      const std::vector<uint64_t> dims(tensor.dims.begin(), tensor.dims.begin() + tensor.n_dims);
-      builder.add_tensor(tensor.name, tensor.type, dims,
-                         slice(tensor.offset, tensor.offset + tensor.bytes));
-      return;
-    }
+    if (k_b == std::string::npos) return file_.copy_tensor(tensor, builder);
     const std::string block = tensor.name.substr(0, k_b);
-    const auto keys = floats(tensor);
-    const auto values = floats(**model_.tensor(block + "attn_v_b.weight"));
+    const auto keys = file_.floats(tensor);
+    const auto values = file_.floats(**file_.model.tensor(block + "attn_v_b.weight"));
     std::vector<float> joint;
     for (uint32_t h = 0; h < n_heads_; ++h) {
       for (uint32_t i = 0; i < nope_; ++i)
@@ -97,18 +144,7 @@ class OlderLayout {
                        {rank_, n_heads_ * (nope_ + v_dim_)}, std::move(data));
   }
 
-  Bytes slice(uint64_t begin, uint64_t end) const {
-    return Bytes(bytes_.begin() + static_cast<ptrdiff_t>(begin),
-                 bytes_.begin() + static_cast<ptrdiff_t>(end));
-  }
-  std::vector<float> floats(const GgufTensor& tensor) const {
-    std::vector<float> values(tensor.elements());
-    std::memcpy(values.data(), bytes_.data() + tensor.offset, tensor.bytes);
-    return values;
-  }
-
-  Bytes bytes_;
-  GgufModel model_;
+  GoldenFile file_;
   uint32_t n_heads_ = 0, rank_ = 0, nope_ = 0, v_dim_ = 0, head_dim_ = 0;
 };
 
@@ -124,7 +160,15 @@ TEST(MlaTest, OlderFilesGiveTheSameBitsAndSayWhatTheyCost) {
     const auto expected = open_model(test_options(path));
     const auto actual = open_model(test_options(older));
     ASSERT_NE(actual, nullptr);
-    EXPECT_TRUE(same_bits(score(*actual->runtime, tokens), score(*expected->runtime, tokens)));
+    const std::vector<float> logits = score(*expected->runtime, tokens);
+    EXPECT_TRUE(same_bits(score(*actual->runtime, tokens), logits));
+    RuntimeOptions options = test_options(older);
+    options.vram_bytes = 64ull << 20;
+    const auto on_device = open_with_device(options);
+    ASSERT_NE(on_device, nullptr);
+    EXPECT_TRUE(same_bits(score(*on_device->runtime, tokens), logits));
+    ASSERT_NE(on_device->runtime->device_dense(), nullptr);
+    EXPECT_EQ(on_device->runtime->device_dense()->chunks(), 1u);
     bool announced = false;
     for (const auto& notice : actual->notices.list())
       announced = announced || notice.text.find("attn_kv_b") != std::string::npos;
@@ -132,6 +176,30 @@ TEST(MlaTest, OlderFilesGiveTheSameBitsAndSayWhatTheyCost) {
     EXPECT_GT(actual->runtime->plan().dense_bytes, expected->runtime->plan().dense_bytes);
     std::remove(older.c_str());
   }
+}
+
+TEST(MlaTest, OnTheDeviceInOneFormat) {
+  const std::string path = ::testing::TempDir() + "deepseek2-q8.gguf";
+  const Bytes bytes = with_q8_attention(model_file("deepseek2-v3-s2.gguf"));
+  std::ofstream(path, std::ios::binary)
+      .write(reinterpret_cast<const char*>(bytes.data()),
+             static_cast<std::streamsize>(bytes.size()));
+  RuntimeOptions options = test_options(path);
+  const auto plain = open_model(options);
+  options.vram_bytes = 64ull << 20;
+  const auto on_device = open_with_device(options);
+  ASSERT_TRUE(plain != nullptr && on_device != nullptr);
+  ASSERT_NE(on_device->runtime->device_dense(), nullptr) << on_device->notice("vram_dense");
+  EXPECT_EQ(on_device->runtime->weights().layers[1].mla.q_a.type, TensorType::kQ8_0);
+  std::vector<TokenId> tokens;
+  for (TokenId i = 0; i < 70; ++i) tokens.push_back(3 + i * 7 % 290);
+  EXPECT_TRUE(same_bits(score(*on_device->runtime, tokens), score(*plain->runtime, tokens)));
+  tokens.resize(5);
+  EXPECT_TRUE(same_bits(decode_logits(*on_device->runtime, tokens),
+                        decode_logits(*plain->runtime, tokens)));
+  EXPECT_EQ(on_device->runtime->device_dense()->chunks(), 2u);
+  EXPECT_EQ(on_device->runtime->device_dense()->forwards(), 5u);
+  std::remove(path.c_str());
 }
 
 // Blocks of a quantised row lie across what has to be turned: the split is what they dequantise to.
