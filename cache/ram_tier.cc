@@ -369,9 +369,10 @@ void RamTier::end() {
   missing_.clear();
   ready_.clear();
   experts_reading_ = 0;
+  std::fill(needed_.begin(), needed_.end(), 0);
   // After an error some slots are still being read: given up, they empty when the drive lets go.
-  for (uint32_t e = 0; e < parts_.layout.n_experts(); ++e) {
-    needed_[e] = 0;
+  const bool any_reading = failed || matrices_in_flight_ != 0;
+  for (uint32_t e = 0; any_reading && e < parts_.layout.n_experts(); ++e) {
     const int32_t slot = slot_of_[place(layer_, ExpertId(e))];
     if (slot == kAbsent) continue;
     const SlotIndex index(static_cast<uint32_t>(slot));

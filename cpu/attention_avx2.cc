@@ -51,7 +51,7 @@ OFFSTAGE_INLINE __m256 load_kv_end(const std::byte* row, uint32_t at, uint32_t n
 struct Block {
   const std::byte* k;
   const std::byte* v;
-  const std::byte* next_k;  // of the next block; of this one when it is the last
+  const std::byte* next_k;  // of the block that comes next, this group's or the next one's
   uint32_t begin, end;
   bool first;
 };
@@ -222,11 +222,13 @@ void attend(const AttentionArgs& args, uint32_t head) {
   State<kHeads> state;
   const uint32_t first_block = args.first / kKvBlockPositions;
   const uint32_t last_block = args.last / kKvBlockPositions;
+  const std::byte* const then_k =
+      args.then_k != nullptr ? args.then_k : args.k_blocks[last_block] + args.k_offset;
   for (uint32_t b = first_block; b <= last_block; ++b) {
     const Block block = {
         .k = args.k_blocks[b] + args.k_offset,
         .v = args.v_blocks[b] + args.v_offset,
-        .next_k = args.k_blocks[b < last_block ? b + 1 : b] + args.k_offset,
+        .next_k = b < last_block ? args.k_blocks[b + 1] + args.k_offset : then_k,
         .begin = b == first_block ? args.first % kKvBlockPositions : 0,
         .end = b == last_block ? args.last % kKvBlockPositions + 1 : kKvBlockPositions,
         .first = b == first_block,

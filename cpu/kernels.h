@@ -60,6 +60,7 @@ struct AttentionArgs {
   // From a position's V to the next one's; 0: kv_row_bytes(v_type, head_dim_v). Greater where V is
   // the beginning of the K row (MLA).
   uint64_t v_stride = 0;
+  const std::byte* then_k = nullptr;  // what is attended next begins here; a hint, to fetch it
   uint32_t first = 0, last = 0;
   float scale = 1;
   const float* sinks = nullptr;  // [n_heads]: a score that takes weight and gives no value

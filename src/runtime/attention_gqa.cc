@@ -60,14 +60,19 @@ void GqaAttention::rotate_and_store(uint32_t layer, const LayerWeights& weights,
     rope.cos_sin = parts_.rotary.row(position);
     kernels.rope(rope);
   };
+  // Work items are a row's queries, and its keys and values.
   parts_.compute.workers().parallel_for(
-      static_cast<uint32_t>(rows.size()), 1, [&](uint32_t begin, uint32_t end, uint32_t) {
-        for (uint32_t i = begin; i < end; ++i) {
+      2 * static_cast<uint32_t>(rows.size()), 1, [&](uint32_t begin, uint32_t end, uint32_t) {
+        for (uint32_t item = begin; item < end; ++item) {
+          const uint32_t i = item / 2;
           const Row& row = rows[i];
+          if (item % 2 == 0) {
+            norm_and_rotate(s_.q + uint64_t{i} * spec.q_width(), weights.q_norm, attention.n_heads,
+                            row.position);
+            continue;
+          }
           float* k = s_.k + uint64_t{i} * spec.k_width();
           const float* v = s_.v + uint64_t{i} * spec.v_width();
-          norm_and_rotate(s_.q + uint64_t{i} * spec.q_width(), weights.q_norm, attention.n_heads,
-                          row.position);
           norm_and_rotate(k, weights.k_norm, attention.n_kv_heads, row.position);
           for (uint32_t h = 0; h < attention.n_kv_heads; ++h) {
             kernels.store_kv(parts_.k_type, k + h * attention.head_dim_k, attention.head_dim_k,
@@ -101,6 +106,9 @@ void GqaAttention::attend(uint32_t layer, const float* sinks, std::span<const Ro
           args.k_offset = parts_.kv.k_offset(layer, head);
           args.v_offset = parts_.kv.v_offset(layer, head);
           args.first = first_seen(attention.window_of(layer), rows[i].position);
+          if (head + 1 < n_kv_heads)
+            args.then_k =
+                args.k_blocks[args.first / kKvBlockPositions] + parts_.kv.k_offset(layer, head + 1);
           args.last = rows[i].position;
           args.scale = attention.scale;
           if (sinks != nullptr) args.sinks = sinks + head * group;

@@ -11,7 +11,10 @@ namespace {
 constexpr uint32_t kSliceRows = 64;
 
 // So many floats are quantised by one thread in the time that a hand-out takes.
-constexpr uint64_t kHandOutElements = 16384;
+constexpr uint64_t kHandOutElements = 4096;
+
+// Of a row's sum; whole vectors, and long enough that a hand-out pays.
+constexpr uint32_t kSumElements = 1024;
 
 uint32_t slices_of(uint32_t rows) { return (rows + kSliceRows - 1) / kSliceRows; }
 
@@ -254,15 +257,21 @@ void MoeBlock::add_in_router_order(const Routing& routing, const float* normed,
                                    const LayerWeights& weights, float* x) {
   const Kernels& kernels = compute_.kernels();
   const uint32_t hidden = spec_.hidden;
-  compute_.workers().parallel_for(routing.n_rows, 1, [&](uint32_t begin, uint32_t end, uint32_t) {
-    for (uint32_t row = begin; row < end; ++row) {
+  // Work items are parts of a row: of one token's, each worker has some.
+  const uint32_t parts = (hidden + kSumElements - 1) / kSumElements;
+  const uint32_t n_parts = routing.n_rows * parts;
+  compute_.workers().parallel_for(n_parts, 1, [&](uint32_t begin, uint32_t end, uint32_t) {
+    for (uint32_t i = begin; i < end; ++i) {
+      const uint32_t row = i / parts, from = i % parts * kSumElements;
+      const uint32_t n = std::min(kSumElements, hidden - from);
+      const uint64_t at = uint64_t{row} * hidden + from;
       const uint32_t* place = &routing.place_of[size_t{row} * routing.n_used];
       const float* weight = &routing.weights[size_t{row} * routing.n_used];
-      float* sum = scratch_.router_sum + uint64_t{row} * hidden;
-      std::fill_n(sum, hidden, 0.0f);
+      float* sum = scratch_.router_sum + at;
+      std::fill_n(sum, n, 0.0f);
       for (uint32_t j = 0; j < routing.n_used; ++j)
-        kernels.add_scaled(sum, scratch_.expert_out + uint64_t{place[j]} * hidden, weight[j],
-                           hidden);
+        kernels.add_scaled(sum, scratch_.expert_out + uint64_t{place[j]} * hidden + from, weight[j],
+                           n);
       if (spec_.shared_ffn != 0) {
         float gate = 1;
         if (spec_.shared_gate) {
@@ -270,9 +279,9 @@ void MoeBlock::add_in_router_order(const Routing& routing, const float* normed,
               dot_f32(kernels, weights.shared_gate_input, normed + uint64_t{row} * hidden, hidden);
           kernels.sigmoid(&gate, 1);
         }
-        kernels.add_scaled(sum, scratch_.shared_out + uint64_t{row} * hidden, gate, hidden);
+        kernels.add_scaled(sum, scratch_.shared_out + at, gate, n);
       }
-      kernels.add_scaled(x + uint64_t{row} * hidden, sum, spec_.residual_scale, hidden);
+      kernels.add_scaled(x + at, sum, spec_.residual_scale, n);
     }
   });
 }
