@@ -4,6 +4,8 @@
 #include <sched.h>
 
 #include <atomic>
+#include <chrono>
+#include <csignal>
 #include <set>
 #include <thread>
 
@@ -207,6 +209,28 @@ TEST(RunDelayTest, TheKernelCountsItByThread) {
   other.join();
   EXPECT_GT(waited_ns, 0);
   EXPECT_EQ(sched_setaffinity(0, sizeof before, &before), 0);
+}
+
+// A signal does what losing the CPU does.
+TEST(InterruptionWatchTest, GoesOffWhenItsThreadIsInterrupted) {
+  InterruptionWatch watch;
+  EXPECT_TRUE(watch.went_off());  // nothing is known yet
+  if (!watch.arm()) GTEST_SKIP() << "this thread has no rseq area";
+  std::thread([&] { EXPECT_TRUE(watch.went_off()); }).join();  // it wasn't armed for that one
+  bool quiet = false;
+  for (int i = 0; i < 1000 && !quiet; ++i) {
+    watch.arm();
+    quiet = !watch.went_off();
+  }
+  EXPECT_TRUE(quiet);
+  watch.arm();
+  std::signal(SIGUSR1, [](int) {});
+  std::raise(SIGUSR1);
+  std::signal(SIGUSR1, SIG_DFL);
+  EXPECT_TRUE(watch.went_off());
+  watch.arm();
+  std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_TRUE(watch.went_off());
 }
 
 TEST(ProcessLoadTest, CpuTimeGrowsWithWork) {
