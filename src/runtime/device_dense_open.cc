@@ -145,13 +145,14 @@ uint64_t DeviceDense::lay_out_work(std::byte* base) {
   work_.q = floats(uint64_t{slice} * spec.q_width());
   work_.attended = floats(uint64_t{slice} * spec.o_width());
   work_.q_low = floats(uint64_t{slice} * mla().q_rank);
-  const uint64_t per_head = is_latent() ? std::max(mla().head_dim(), mla().v_dim) : 0;
-  work_.per_head = floats(slice * n_heads * per_head);
   work_.projected = floats(uint64_t{slice} * spec.hidden);
   work_.gate = floats(uint64_t{slice} * ffn);
   work_.up = floats(uint64_t{slice} * ffn);
   work_.ffn_out = floats(ffn == 0 ? 0 : uint64_t{rows} * spec.hidden);
   work_.attention = reinterpret_cast<float*>(bytes(attention_bytes_));
+  // Before the forms that are made of it: tests would see it reach into them.
+  const uint64_t per_head = is_latent() ? std::max(mla().head_dim(), mla().v_dim) : 0;
+  work_.per_head = floats(slice * n_heads * per_head);
   // Q8_0's rows are as long as any format's.
   const auto form_bytes = [&](uint32_t k) {
     return parts_.kernels.activation_row_bytes(TensorType::kQ8_0, k);
