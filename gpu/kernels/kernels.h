@@ -43,6 +43,9 @@ struct MoveWordsArgs {
   const std::byte* from = nullptr;
   std::byte* to = nullptr;
   uint64_t bytes = 0;  // a multiple of 4; both at multiples of 4
+  // Or null; a number that the device made: of `bytes`, so many times `bytes_of_each` at most.
+  const uint32_t* count = nullptr;
+  uint64_t bytes_of_each = 0;
 };
 CallStatus move_words(StreamHandle stream, const MoveWordsArgs& args);
 
@@ -51,8 +54,9 @@ struct QuantiseArgs {
   TensorType weights = TensorType::kQ8_0;
   const float* x = nullptr;
   uint32_t n_rows = 0, k = 0;
-  std::byte* out = nullptr;  // [n_rows][activation_row_bytes], at a multiple of 64
-  uint32_t x_stride = 0;     // from a row of x to the next one; 0: k
+  std::byte* out = nullptr;         // [n_rows][activation_row_bytes], at a multiple of 64
+  uint32_t x_stride = 0;            // from a row of x to the next one; 0: k
+  const uint32_t* count = nullptr;  // or null; a number that the device made: of rows, at most
 };
 CallStatus quantise_activations(StreamHandle stream, const QuantiseArgs& args);
 
@@ -205,13 +209,17 @@ struct RouteArgs {
 CallStatus route(StreamHandle stream, const RouteArgs& args);
 
 // experts [n_rows][n_used] → the same calls by expert: jobs ascending by expert id, those beyond
-// the called ones empty; within one, calls ascending.
+// the called ones empty; within one, calls ascending. With a table of slots, calls of the experts
+// alone that are there: what the device may begin with before the host knows the choice.
 struct GroupCallsArgs {
   const uint32_t* experts = nullptr;
   uint32_t n_rows = 0, n_used = 0, n_experts = 0;  // n_experts ≤ kRouterExpertsMax
   ExpertJob* jobs = nullptr;                       // [min(n_experts, n_rows · n_used)]
   uint32_t* place_rows = nullptr;                  // [n_rows · n_used]
-  uint32_t* place_of = nullptr;                    // [n_rows][n_used]
+  uint32_t* place_of = nullptr;                    // [n_rows][n_used], or null
+  const std::byte* const* slots = nullptr;         // by expert, null: not there; or null: all are
+  uint32_t* n_places = nullptr;                    // of the jobs; or null
+  ExpertJob* told = nullptr;                       // the jobs once more, for the host; or null
 };
 CallStatus group_calls(StreamHandle stream, const GroupCallsArgs& args);
 

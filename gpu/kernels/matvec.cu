@@ -96,7 +96,7 @@ __global__ void matvec_rows(MatvecArgs args) {
   const ExpertJob job = job_of(args);
   const std::byte* slot = args.slots != nullptr ? args.slots[job.expert] : args.matrix;
   const uint32_t i = blockIdx.x * kWarps + threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  if (slot == nullptr || i >= args.n) return;
+  if (slot == nullptr || job.n == 0 || i >= args.n) return;
   const size_t row_bytes = args.k / Dot::kBlockElements * size_t{Dot::kBlockBytes};
   const std::byte* row = slot + args.offset + row_bytes * (size_t{head_of(args)} * args.n + i);
   const uint32_t end = job.first + job.n;
@@ -119,7 +119,7 @@ __global__ void gate_up_rows(GateUpArgs args) {
   const ExpertJob job = job_of(gate);
   const std::byte* slot = gate.slots != nullptr ? gate.slots[job.expert] : gate.matrix;
   const uint32_t i = blockIdx.x * kWarps + threadIdx.x / kWarp, lane = threadIdx.x % kWarp;
-  if (slot == nullptr || i >= gate.n) return;
+  if (slot == nullptr || job.n == 0 || i >= gate.n) return;
   const std::byte* up_slot = gate.slots != nullptr ? slot : args.up_matrix;
   const size_t row_at = gate.k / Dot::kBlockElements * size_t{Dot::kBlockBytes} * i;
   const uint32_t end = job.first + job.n;

@@ -45,8 +45,14 @@ OFFSTAGE_DEVICE const float* row_of(const QuantiseArgs& args) {
   return args.x + size_t{blockIdx.x} * (args.x_stride != 0 ? args.x_stride : args.k);
 }
 
+// The same for a whole block of threads.
+OFFSTAGE_DEVICE bool is_left_out(const QuantiseArgs& args) {
+  return args.count != nullptr && blockIdx.x >= *args.count;
+}
+
 // Grid: rows, which may be one for each head, and runs of a row. A warp is a block of 32.
 __global__ void quantise_32(QuantiseArgs args) {
+  if (is_left_out(args)) return;
   const uint32_t n_runs = (args.k + kRunElements - 1) / kRunElements;
   const uint32_t run = blockIdx.y, i = threadIdx.x, at = run * kRunElements + i;
   Run32* out = reinterpret_cast<Run32*>(args.out) + size_t{blockIdx.x} * n_runs + run;
@@ -63,6 +69,7 @@ __global__ void quantise_32(QuantiseArgs args) {
 
 __global__ void quantise_256(QuantiseArgs args) {
   OFFSTAGE_SHARED(uint32_t, largest_of_warp, kRunThreads / kWarp);
+  if (is_left_out(args)) return;
   const uint32_t n_runs = args.k / kRunElements;
   const uint32_t i = threadIdx.x;
   Run256* out = reinterpret_cast<Run256*>(args.out) + size_t{blockIdx.x} * n_runs + blockIdx.y;

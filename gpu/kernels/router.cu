@@ -147,7 +147,7 @@ __global__ void group_all_calls(GroupCallsArgs args) {
     uint32_t count = 0;
     for (uint32_t c = 0; c < n_calls; ++c)
       if (args.experts[c] == e) ++count;
-    counts[e] = count;
+    counts[e] = args.slots == nullptr || args.slots[e] != nullptr ? count : 0;
   }
   __syncthreads();
   if (threadIdx.x == 0) {
@@ -159,6 +159,8 @@ __global__ void group_all_calls(GroupCallsArgs args) {
     }
     const uint32_t n_jobs = args.n_experts < n_calls ? args.n_experts : n_calls;
     for (; job < n_jobs; ++job) args.jobs[job] = {};
+    for (uint32_t i = 0; args.told != nullptr && i < n_jobs; ++i) args.told[i] = args.jobs[i];
+    if (args.n_places != nullptr) *args.n_places = first;
   }
   __syncthreads();
   for (uint32_t e = threadIdx.x; e < args.n_experts; e += kThreads) {
@@ -166,7 +168,8 @@ __global__ void group_all_calls(GroupCallsArgs args) {
     for (uint32_t c = 0; c < n_calls && counts[e] != 0; ++c) {
       if (args.experts[c] != e) continue;
       args.place_rows[place] = c / args.n_used;
-      args.place_of[c] = place++;
+      if (args.place_of != nullptr) args.place_of[c] = place;
+      ++place;
     }
   }
 }

@@ -111,7 +111,10 @@ __global__ void set_one_slot(SetSlotArgs args) {
 
 __global__ void move_all_words(MoveWordsArgs args) {
   const uint64_t i = uint64_t{blockIdx.x} * kThreads + threadIdx.x;
-  if (i < args.bytes / 4)
+  uint64_t bytes = args.bytes;
+  if (args.count != nullptr && *args.count * args.bytes_of_each < bytes)
+    bytes = *args.count * args.bytes_of_each;
+  if (i < bytes / 4)
     reinterpret_cast<uint32_t*>(args.to)[i] = reinterpret_cast<const uint32_t*>(args.from)[i];
 }
 

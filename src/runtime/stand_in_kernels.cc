@@ -97,7 +97,8 @@ gpu::CallStatus quantise(const Kernels& kernels, const gpu::QuantiseArgs& args) 
   const ActivationFormat format = activation_format(args.weights);
   const uint64_t stride = activation_row_bytes(format, args.k);
   const size_t x_stride = args.x_stride != 0 ? args.x_stride : args.k;
-  for (uint32_t row = 0; row < args.n_rows; ++row)
+  const uint32_t n_rows = args.count == nullptr ? args.n_rows : std::min(args.n_rows, *args.count);
+  for (uint32_t row = 0; row < n_rows; ++row)
     kernels.quantise_activations(format, args.x + row * x_stride, args.k, args.out + row * stride);
   return {};
 }
@@ -225,19 +226,23 @@ gpu::CallStatus route(const Kernels& kernels, const gpu::RouteArgs& args) {
 }
 
 gpu::CallStatus group(gpu::StreamHandle, const gpu::GroupCallsArgs& args) {
-  const uint32_t n_calls = args.n_rows * args.n_used;
-  std::fill_n(args.jobs, std::min(args.n_experts, n_calls), gpu::ExpertJob{});
+  const uint32_t n_calls = args.n_rows * args.n_used, n_jobs = std::min(args.n_experts, n_calls);
+  std::fill_n(args.jobs, n_jobs, gpu::ExpertJob{});
   gpu::ExpertJob* job = args.jobs;
   uint32_t place = 0;
   for (uint32_t e = 0; e < args.n_experts; ++e) {
     const uint32_t first = place;
+    if (args.slots != nullptr && args.slots[e] == nullptr) continue;
     for (uint32_t c = 0; c < n_calls; ++c) {
       if (args.experts[c] != e) continue;
       args.place_rows[place] = c / args.n_used;
-      args.place_of[c] = place++;
+      if (args.place_of != nullptr) args.place_of[c] = place;
+      ++place;
     }
     if (place != first) *job++ = {e, first, place - first};
   }
+  if (args.told != nullptr) std::copy_n(args.jobs, n_jobs, args.told);
+  if (args.n_places != nullptr) *args.n_places = place;
   return {};
 }
 
@@ -273,7 +278,9 @@ DeviceKernels stand_in_kernels(const Kernels& kernels) {
     return gpu::CallStatus{};
   };
   table.move_words = [](gpu::StreamHandle, const gpu::MoveWordsArgs& args) {
-    std::memcpy(args.to, args.from, args.bytes);
+    uint64_t bytes = args.bytes;
+    if (args.count != nullptr) bytes = std::min(bytes, *args.count * args.bytes_of_each);
+    std::memcpy(args.to, args.from, bytes);
     return gpu::CallStatus{};
   };
   table.quantise_activations = by(kernels, quantise);
