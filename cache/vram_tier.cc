@@ -48,6 +48,7 @@ Result<std::unique_ptr<VramTier>> VramTier::create(VramParts parts, VramPlan pla
 Status VramTier::take_memory() {
   const auto n_layers = static_cast<uint32_t>(plan_.matrix_bytes.size());
   slot_of_.assign(size_t{n_layers} * plan_.n_experts, kAbsent);
+  in_table_.assign(slot_of_.size(), 0);
   const uint64_t tables = aligned(uint64_t{n_layers} * plan_.n_experts * sizeof(std::byte*));
   uint64_t row = 0, largest = 0;  // one slot in each layer
   for (const auto& bytes_of : plan_.matrix_bytes) {
@@ -129,6 +130,22 @@ std::span<const std::byte> VramTier::slot_memory(LayerIndex layer, ExpertId expe
   return {slots_[static_cast<uint32_t>(slot)].memory, slot_bytes_[layer.value]};
 }
 
+void VramTier::add_memory_of(LayerIndex layer,
+                             std::vector<std::span<const std::byte>>& ranges) const {
+  const size_t first = ranges.size();
+  const uint64_t bytes = slot_bytes_[layer.value];
+  const auto add = [&](const Slot& slot) {
+    if (slot.state == State::kEmpty || slot.layer != layer || !is_in_table(layer, slot.expert))
+      return;
+    if (ranges.size() != first && ranges.back().data() + ranges.back().size() == slot.memory)
+      ranges.back() = {ranges.back().data(), ranges.back().size() + bytes};
+    else
+      ranges.emplace_back(slot.memory, bytes);
+  };
+  for (uint32_t i = first_slot_[layer.value]; i < first_slot_[layer.value + 1]; ++i) add(slots_[i]);
+  for (uint32_t i = first_slot_.back(); i < slots_.size(); ++i) add(slots_[i]);
+}
+
 uint64_t VramTier::expert_bytes(LayerIndex layer) const {
   const auto& bytes = plan_.matrix_bytes[layer.value];
   return std::accumulate(bytes.begin(), bytes.end(), uint64_t{0});
@@ -169,7 +186,9 @@ Status VramTier::set_entry(LayerIndex layer, ExpertId expert, const std::byte* s
   work.launch = [set = parts_.set_slot, args](gpu::StreamHandle stream) {
     return set(stream, args);
   };
-  return parts_.device.launch(std::move(work));
+  OFFSTAGE_TRY_VOID(parts_.device.launch(std::move(work)));
+  in_table_[place(layer, expert)] = slot != nullptr ? 1 : 0;
+  return {};
 }
 
 // Clears the entry of who leaves, and brings it away if somebody has a place for it. What is copied
@@ -330,6 +349,7 @@ void VramTier::lose(const Error& error) {
   copying_.clear();
   timed_.reset();
   std::fill(slot_of_.begin(), slot_of_.end(), kAbsent);
+  std::fill(in_table_.begin(), in_table_.end(), uint8_t{0});
   for (Slot& slot : slots_) slot.state = State::kEmpty;
   parts_.notices.add(
       "vram",

@@ -108,6 +108,12 @@ class VramTier {
     return offsets_[layer.value][static_cast<size_t>(matrix)];
   }
   bool is_resident(LayerIndex layer, ExpertId expert) const;
+  // True: the next kernel finds it in the table: a resident, or one that was let in for its calls.
+  bool is_in_table(LayerIndex layer, ExpertId expert) const {
+    return in_table_[place(layer, expert)] != 0;
+  }
+  // The memory of all that the layer's table names is appended to `ranges`, joined where it can be.
+  void add_memory_of(LayerIndex layer, std::vector<std::span<const std::byte>>& ranges) const;
   // Of a resident: its slot's memory.
   std::span<const std::byte> slot_memory(LayerIndex layer, ExpertId expert) const;
   uint32_t resident_count() const { return n_resident_; }
@@ -206,6 +212,7 @@ class VramTier {
   uint32_t n_visits_ = 0;                                       // since end_visits()
   static constexpr int32_t kAbsent = -1;
   std::vector<int32_t> slot_of_;   // [layer][expert] → slot that is COPYING or RESIDENT
+  std::vector<uint8_t> in_table_;  // [layer][expert], as the kernels launched by now leave it
   std::vector<uint32_t> copying_;  // slots, in the order of their copies
   std::vector<ExpertPlace> arrived_, departed_;
   double copy_ns_per_byte_;

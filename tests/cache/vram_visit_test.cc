@@ -15,7 +15,7 @@ TEST(VramTier, VisitorsAreSeenByWhatIsLaunchedAfterThem) {
   std::vector<int> seen[3];
   for (uint32_t e = 1; e < 4; ++e) {
     ASSERT_EQ(rig.visit(e), Visit::kLeaves);
-    rig.launch_reader(&seen[e - 1], e);
+    rig.launch_reader(&seen[e - 1]);
   }
   EXPECT_EQ(rig.visit(0), Visit::kRefused);
   EXPECT_EQ(rig.visit(3), Visit::kRefused);
@@ -42,7 +42,7 @@ TEST(VramTier, AVisitorThatIsCalledMoreThanWhoLeavesStays) {
   rig.tier->end_visits();
   ASSERT_EQ(rig.visit(3), Visit::kStays);  // the slot is empty
   std::vector<int> seen;
-  rig.launch_reader(&seen, 3);
+  rig.launch_reader(&seen);
   rig.settle();
   ASSERT_EQ(rig.tier->poll().size(), 1u);
   EXPECT_EQ(seen, (std::vector<int>{0, 0, 0, 4}));
@@ -86,7 +86,7 @@ TEST(VramTier, WhileAVisitorIsComputedTheNextIsCopied) {
   std::vector<int> seen[4];
   for (uint32_t e = 0; e < 4; ++e) {
     ASSERT_EQ(rig.visit(e, {}), Visit::kLeaves);
-    rig.launch_reader(&seen[e], e);
+    rig.launch_reader(&seen[e]);
   }
   const Result<DeviceMark> done = rig.device.mark(DeviceStream::kCompute);
   ASSERT_TRUE(done);
