@@ -141,7 +141,16 @@ Status DeviceDense::compute(float* x, float* normed, float* spare) {
   OFFSTAGE_TRY_VOID(send_step(x));
   OFFSTAGE_TRY_VOID(launch_layer());
   OFFSTAGE_TRY_VOID(move("hand back", work_.back, back_, back_bytes(n_rows(), n_rows())));
-  return wait_for_all();
+  OFFSTAGE_TRY(const DeviceMark back, parts_.device.mark(DeviceStream::kCompute));
+  OFFSTAGE_TRY_VOID(start_hits());
+  return parts_.device.wait(back, options_.deadline_ns);
+}
+
+// What the host learns meanwhile is its choice. The rows stay until the next run().
+Status DeviceDense::start_hits() {
+  if (experts_ == nullptr || parts_.spec.is_dense_layer(layer_)) return {};
+  return experts_->start_hits(LayerIndex(layer_ - parts_.spec.n_dense_layers), on_device_.experts,
+                              on_device_.normed, n_rows());
 }
 
 Status DeviceDense::send_step(const float* x) {

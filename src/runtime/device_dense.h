@@ -3,7 +3,8 @@
 //   begin_forward()  page tables and angles go over, and what the CPU left in RAM's KV
 //   run(layer)       x goes over; norm, Q K V, rotation, KV, attention, output, residual, FFN norm,
 //                    router and its choice, one behind the other; x, the normed rows, the choice,
-//                    and the new keys and values come back
+//                    and the new keys and values come back. Of a step, chosen experts in VRAM
+//                    begin behind that, while the host waits and learns the choice
 //   start_ffn()      the FFN that every row takes (the shared expert, or that of a layer without
 //                    experts) begins; the CPU computes its own experts meanwhile
 //   collect_ffn()    its rows come back
@@ -184,6 +185,7 @@ class DeviceDense {
   uint64_t write_tables(uint64_t end);
   Status compute(float* x, float* normed, float* spare);
   Status send_step(const float* x);
+  Status start_hits();
   Status send_chunk(const float* x);
   void take_step(float* x, float* normed);
   Status bring_chunk_back(float* normed, float* spare);

@@ -1,21 +1,11 @@
 #include "runtime/device_experts.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "base/check.h"
-#include "base/checked_math.h"
 
 namespace offstage {
-namespace {
-
-gpu::Activation activation_of(Activation activation) {
-  return activation == Activation::kSwiglu ? gpu::Activation::kSwiglu
-                                           : gpu::Activation::kSwigluClamped;
-}
-
-}  // namespace
 
 const LayerWeights& DeviceExperts::weights_of(LayerIndex layer) const {
   return parts_.weights.layers[parts_.spec.n_dense_layers + layer.value];
@@ -26,6 +16,7 @@ void DeviceExperts::begin_forward(Phase phase) {
   if (is_decode_) vram_->token_done(now_ns - forward_began_ns_);
   forward_began_ns_ = now_ns;
   is_decode_ = phase == Phase::kDecode;
+  hits_started_ = false;
 }
 
 std::span<const ExpertCall> DeviceExperts::take(LayerIndex layer, const Routing& routing,
@@ -34,22 +25,24 @@ std::span<const ExpertCall> DeviceExperts::take(LayerIndex layer, const Routing&
   CHECK(!in_flight_);
   taken_.clear();
   left_.clear();
-  take_arrivals();
+  if (!hits_started_) take_arrivals();
   in_chunk_ = phase == Phase::kPrefill && chunks_ != nullptr && !vram_->is_lost() &&
               vram_->has_slots(layer);
   takes_part_ = phase == Phase::kDecode && routing.n_rows <= options_.rows_max &&
                 !vram_->is_lost() && vram_->has_slots(layer);
   if (in_chunk_) return take_chunk(layer, routing, normed, normed_on_device);
+  hits_started_ = hits_started_ && takes_part_;
   if (!takes_part_) return routing.calls;
+  CHECK(!hits_started_ || layer_ == layer);
   const CauseScope scope(parts_.timer, Cause::kGpu);
   layer_ = layer;
   rows_there_ = normed_on_device;
-  begun_ns_ = scope.entered_ns();
+  begun_ns_ = scope.entered_ns();  // hits that were started began a little earlier
   waited_ns_ = parts_.timer.times()[Cause::kWaitDrive];
   value_.add_calls(layer, routing.calls);
   to_read_ = 0;
   for (const ExpertCall& call : routing.calls) {
-    if (vram_->is_resident(layer, call.expert)) {
+    if (hits_started_ ? hit_list_.was_there(call.expert) : vram_->is_resident(layer, call.expert)) {
       taken_.push_back(call);
       continue;
     }
@@ -59,7 +52,12 @@ std::span<const ExpertCall> DeviceExperts::take(LayerIndex layer, const Routing&
   }
   still_to_read_ = to_read_;
   n_residents_ = taken_.size();
-  if (taken_.empty()) return left_;
+  likely_hits_[layer.value] = static_cast<uint32_t>(n_residents_);
+  has_rows_ = hits_started_;
+  n_places_ = 0;
+  handed_bytes_ = 0;
+  if (hits_started_) adopt_hits();
+  if (taken_.empty() || hits_started_) return left_;
   if (const Status launched = launch(routing, normed, 0); !launched) {
     lose(launched.error());
     taken_.clear();
@@ -68,131 +66,6 @@ std::span<const ExpertCall> DeviceExperts::take(LayerIndex layer, const Routing&
   }
   residents_done_ = done_;
   return left_;
-}
-
-// Of taken_, those from there on.
-Status DeviceExperts::launch(const Routing& routing, const float* normed, size_t first_taken) {
-  const Group group = hand_over(routing, normed, first_taken);
-  OFFSTAGE_TRY_VOID(launch_group(group, routing.n_rows));
-  OFFSTAGE_TRY(done_, parts_.device.mark(DeviceStream::kCompute));
-  in_flight_ = true;
-  return {};
-}
-
-// Into pinned memory. The event before was waited for, so nobody reads what the first group
-// overwrites; the others are written behind it. A group's places of results are those of its
-// experts' calls, one after another.
-DeviceExperts::Group DeviceExperts::hand_over(const Routing& routing, const float* normed,
-                                              size_t first_taken) {
-  Group group;
-  group.calls = std::span(taken_).subspan(first_taken);
-  group.is_first = !in_flight_;
-  if (group.is_first) {
-    const uint64_t x_bytes =
-        rows_there_ != nullptr ? 0 : uint64_t{routing.n_rows} * parts_.spec.hidden * sizeof(float);
-    std::memcpy(handed_, normed, x_bytes);
-    handed_bytes_ = round_up(x_bytes, kPartAlignment);
-    n_places_ = 0;
-  }
-  group.first_place = n_places_;
-  group.jobs = handed_bytes_;
-  group.place_rows =
-      round_up(group.jobs + group.calls.size() * sizeof(gpu::ExpertJob), kPartAlignment);
-  auto* job = reinterpret_cast<gpu::ExpertJob*>(handed_ + group.jobs);
-  auto* place_rows = reinterpret_cast<uint32_t*>(handed_ + group.place_rows);
-  for (const ExpertCall& call : group.calls) {
-    const uint32_t expert = call.expert.value;
-    const uint32_t first = routing.first[expert], n = routing.first[expert + 1] - first;
-    *job++ = {expert, group.n_places, n};
-    std::copy_n(&routing.call_rows[first], n, place_rows + group.n_places);
-    group.n_places += n;
-  }
-  group.end = round_up(group.place_rows + group.n_places * sizeof(uint32_t), kPartAlignment);
-  n_places_ += group.n_places;
-  handed_bytes_ = group.end;
-  CHECK_LE(handed_bytes_, hand_over_bytes_);
-  return group;
-}
-
-// The simulated device's check of races is told of what a promotion's copy could touch too.
-template <typename Args>
-Status DeviceExperts::put(std::string_view name, const DeviceKernels::Kernel<Args>& kernel,
-                          const Args& args, const Group& group, uint64_t bytes,
-                          uint64_t host_bytes) {
-  DeviceWork work;
-  work.name = name;
-  work.bytes = bytes;
-  work.host_bytes = host_bytes;
-  if (bytes != 0) {
-    work.ranges.push_back({reinterpret_cast<const std::byte*>(vram_->table(layer_)),
-                           parts_.layout.n_experts() * sizeof(std::byte*)});
-    for (const ExpertCall& call : group.calls)
-      work.ranges.push_back(vram_->slot_memory(layer_, call.expert));
-  }
-  work.launch = [&kernel, args](gpu::StreamHandle stream) { return kernel(stream, args); };
-  return parts_.device.launch(std::move(work));
-}
-
-// Fetch, quantise, (gate, up, activation), quantise, down, hand back: one after the other on the
-// compute stream. The rows are fetched and quantised once an event.
-Status DeviceExperts::launch_group(const Group& group, uint32_t n_rows) {
-  const DeviceKernels& kernels = parts_.kernels;
-  const LayerWeights& weights = weights_of(layer_);
-  const DeviceBiases& biases = biases_[layer_.value];
-  const uint32_t hidden = parts_.spec.hidden, ffn = parts_.spec.expert_ffn;
-  const uint64_t begin = group.is_first ? 0 : group.jobs, handed_bytes = group.end - begin;
-  const float* const rows =
-      rows_there_ != nullptr ? rows_there_ : reinterpret_cast<const float*>(input_);
-  OFFSTAGE_TRY_VOID(put("hand over", kernels.move_words,
-                        gpu::MoveWordsArgs{handed_ + begin, input_ + begin, handed_bytes}, group, 0,
-                        handed_bytes));
-  if (group.is_first)
-    OFFSTAGE_TRY_VOID(put("quantise", kernels.quantise_activations,
-                          gpu::QuantiseArgs{weights.gate_type, rows, n_rows, hidden, forms_}, group,
-                          0, 0));
-  float* const ffn_out = hidden_ + uint64_t{group.first_place} * ffn;
-  gpu::GateUpArgs first;
-  first.gate.type = weights.gate_type;
-  first.gate.k = hidden;
-  first.gate.n = ffn;
-  first.gate.slots = vram_->table(layer_);
-  first.gate.offset = vram_->offset(layer_, ExpertMatrix::kGate);
-  first.gate.jobs = reinterpret_cast<const gpu::ExpertJob*>(input_ + group.jobs);
-  first.gate.n_jobs = static_cast<uint32_t>(group.calls.size());
-  first.gate.n_places = n_rows;
-  first.gate.activations = forms_;
-  first.gate.place_rows = reinterpret_cast<const uint32_t*>(input_ + group.place_rows);
-  first.gate.bias = biases.gate;
-  first.gate.out = ffn_out;
-  first.up_offset = vram_->offset(layer_, ExpertMatrix::kUp);
-  first.up_bias = biases.up;
-  first.activation = activation_of(parts_.spec.activation);
-  const auto bytes_of = [&](ExpertMatrix matrix) {
-    return parts_.layout.extent(layer_, ExpertId(0), matrix).bytes * group.calls.size();
-  };
-  OFFSTAGE_TRY_VOID(put("gate and up", kernels.expert_gate_up, first, group,
-                        bytes_of(ExpertMatrix::kGate) + bytes_of(ExpertMatrix::kUp), 0));
-  std::byte* const ffn_forms =
-      hidden_forms_ + group.first_place * kernels.activation_row_bytes(weights.down_type, ffn);
-  OFFSTAGE_TRY_VOID(put(
-      "quantise", kernels.quantise_activations,
-      gpu::QuantiseArgs{weights.down_type, ffn_out, group.n_places, ffn, ffn_forms}, group, 0, 0));
-  gpu::MatvecArgs second = first.gate;
-  second.type = weights.down_type;
-  second.k = ffn;
-  second.n = hidden;
-  second.offset = vram_->offset(layer_, ExpertMatrix::kDown);
-  second.activations = ffn_forms;
-  second.place_rows = nullptr;
-  second.bias = biases.down;
-  second.out = out_ + uint64_t{group.first_place} * hidden;
-  OFFSTAGE_TRY_VOID(put("down", kernels.matvec, second, group, bytes_of(ExpertMatrix::kDown), 0));
-  const uint64_t out_bytes = uint64_t{group.n_places} * hidden * sizeof(float);
-  return put("hand back", kernels.move_words,
-             gpu::MoveWordsArgs{reinterpret_cast<const std::byte*>(second.out),
-                                results_ + group.first_place * uint64_t{hidden} * sizeof(float),
-                                out_bytes},
-             group, 0, out_bytes);
 }
 
 DeviceExperts::Lost DeviceExperts::collect(const Routing& routing, float* expert_out) {
@@ -217,6 +90,7 @@ DeviceExperts::Lost DeviceExperts::collect(const Routing& routing, float* expert
     n_places += n;
   }
   hits_ += n_residents_;
+  started_ += hits_started_ ? n_residents_ : 0;
   vram_->end_visits();
   release_guests();
   return {};
@@ -225,12 +99,13 @@ DeviceExperts::Lost DeviceExperts::collect(const Routing& routing, float* expert
 // For all that was launched; what it took is learned on the way.
 Status DeviceExperts::wait() {
   if (vram_->is_lost()) return {};
-  if (n_residents_ != 0) {
+  if (n_residents_ != 0 || hits_started_) {
     OFFSTAGE_TRY(const bool exact, wait_for(residents_done_));
     const int64_t ns = parts_.clock.now_ns() - begun_ns_;
     const auto n = static_cast<uint32_t>(n_residents_);
-    value_.add_device(n, ns, exact);
-    meter_.add_device(layer_, n, ns, exact);
+    if (n != 0) value_.add_device(n, ns, exact);
+    if (n != 0) meter_.add_device(layer_, n, ns, exact);
+    if (hits_started_) OFFSTAGE_TRY_VOID(hit_list_.check(std::span(taken_).first(n)));
   }
   if (n_residents_ == taken_.size()) return {};
   OFFSTAGE_TRY_VOID(vram_->await_burst(options_.deadline_ns));

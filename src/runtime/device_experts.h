@@ -1,6 +1,10 @@
 // A layer's experts that lie in VRAM, computed there while the CPU computes the others.
 //
-//   call():    take() ── of the called experts those in VRAM are the device's: launched at once
+//   run():     start_hits() ── where the device routes, too (device_dense.h): what computes the
+//              chosen experts that lie there is launched behind the router, before the host knows
+//              its choice (device_hits.h)
+//   call():    take() ── of the called experts those in VRAM are the device's: launched now, if
+//              they weren't then
 //              RamTier::begin() with the others
 //   compute(): the others as RAM and drive bring them on
 //              place() ── some may be copied for this call, and computed there, so that the
@@ -38,6 +42,7 @@
 #include "gpu/device.h"
 #include "model/spec.h"
 #include "runtime/device_chunks.h"
+#include "runtime/device_hits.h"
 #include "runtime/options.h"
 #include "runtime/placement.h"
 #include "runtime/promotion_value.h"
@@ -75,6 +80,7 @@ class DeviceExperts {
     Promote promote = Promote::kAuto;
     Placement placement = Placement::kAuto;
     bool demote = true;
+    bool starts_hits = true;  // false: what is called isn't what the device's router chooses
     int64_t deadline_ns = 0;  // of a layer's experts, and of a copy
   };
 
@@ -90,9 +96,14 @@ class DeviceExperts {
   void fill(const ExpertUsage& usage);
 
   void begin_forward(Phase phase);
+  // Of a step: what was launched before leaves the layer's choice, `experts` [n_rows][n_used], and
+  // `normed` [n_rows][hidden] in device memory. Launches what computes those that are there. The
+  // layer's take() must come next, unless the device is lost. Errors: the device's, which failed.
+  Status start_hits(LayerIndex layer, const uint32_t* experts, const float* normed,
+                    uint32_t n_rows);
   // The layer calls, for `normed` [n_rows][hidden], which the device may have already (else
-  // nullptr). Launches the device's share and returns the rest, valid until the next take().
-  // collect() must follow.
+  // nullptr). Launches the device's share, if start_hits() hasn't, and returns the rest, valid
+  // until the next take(). collect() must follow.
   std::span<const ExpertCall> take(LayerIndex layer, const Routing& routing, const float* normed,
                                    Phase phase, const float* normed_on_device = nullptr);
   // Of the experts that RAM hands out now, those that the CPU is to compute; valid until the next
@@ -127,6 +138,7 @@ class DeviceExperts {
   }
   bool is_lost() const { return vram_->is_lost(); }
   uint64_t hits() const { return hits_; }            // calls whose experts were there
+  uint64_t started() const { return started_; }      // of those, by start_hits()
   uint64_t nominated() const { return nominated_; }  // promotions begun by nominate()
   const PlacementCounts& placements() const { return placed_; }
   const DeviceChunks* chunks() const { return chunks_.get(); }  // nullptr: the CPU's
@@ -145,13 +157,23 @@ class DeviceExperts {
   static constexpr int64_t kPaysAlways = 1'000'000'000'000;
   static constexpr uint64_t kPartAlignment = 64;  // of a hand-over's parts
   static constexpr uint32_t kVisitors = 2;        // one is computed while the next is copied
-  // Experts launched together, and where what they need lies: the same in pinned and in device
+  // Experts handed over together, and where what they need lies: the same in pinned and in device
   // memory.
   struct Group {
     std::span<const ExpertCall> calls;
     uint32_t first_place = 0, n_places = 0;  // in the event's order of results
     bool is_first = false;                   // of the event: brings the rows, too
     uint64_t jobs = 0, place_rows = 0, end = 0;
+  };
+  // Experts launched together; all in device memory.
+  struct Share {
+    const gpu::ExpertJob* jobs = nullptr;
+    uint32_t n_jobs = 0;
+    const uint32_t* place_rows = nullptr;
+    uint32_t first_place = 0, n_places = 0;
+    const uint32_t* count = nullptr;    // of places, if the host doesn't know: n_places at most
+    std::span<const ExpertCall> calls;  // empty: whatever the table names
+    uint32_t n_likely = 0;              // experts, for the simulated device's clock
   };
 
   DeviceExperts(const Parts& parts, const Options& options);
@@ -174,9 +196,15 @@ class DeviceExperts {
   Status launch(const Routing& routing, const float* normed, size_t first_taken);
   Group hand_over(const Routing& routing, const float* normed, size_t first_taken);
   Status launch_group(const Group& group, uint32_t n_rows);
+  Status quantise_rows(const float* rows, uint32_t n_rows);
+  Status launch_share(const Share& share, uint32_t n_rows);
   template <typename Args>
   Status put(std::string_view name, const DeviceKernels::Kernel<Args>& kernel, const Args& args,
-             const Group& group, uint64_t bytes, uint64_t host_bytes);
+             uint64_t host_bytes = 0);
+  template <typename Args>
+  Status put_experts(std::string_view name, const DeviceKernels::Kernel<Args>& kernel,
+                     const Args& args, const Share& share, uint64_t bytes);
+  void adopt_hits();
   void note_reads(std::span<const ReadyExpert> ready, int64_t now_ns);
   uint32_t copies_of(uint32_t n, int64_t now_ns);
   bool copy_and_launch(const Routing& routing, const float* normed, ExpertId expert);
@@ -202,6 +230,7 @@ class DeviceExperts {
   std::byte* input_ = nullptr;                        // on the device, from here on
   std::byte *forms_ = nullptr, *hidden_forms_ = nullptr;
   float *hidden_ = nullptr, *out_ = nullptr;
+  DeviceHits hit_list_;
   std::vector<DeviceBiases> biases_;  // by layer
   std::unique_ptr<DeviceChunks> chunks_;
 
@@ -211,7 +240,9 @@ class DeviceExperts {
   LayerIndex layer_;
   const float* rows_there_ = nullptr;  // what take() was given
   int64_t begun_ns_ = 0;
-  bool in_flight_ = false;
+  bool hits_started_ = false;  // of this event, or of the one that take() will begin
+  bool has_rows_ = false;      // forms_ are its rows', by now or behind what was launched
+  bool in_flight_ = false;     // something that is to be collected
   DeviceMark residents_done_, done_;
   std::vector<ExpertCall> taken_, left_;  // the residents first, then those that were copied
   size_t n_residents_ = 0;
@@ -228,8 +259,9 @@ class DeviceExperts {
   uint32_t all_copied_ = 0;  // batches
   int64_t forward_began_ns_ = 0;
   bool is_decode_ = false;
-  std::vector<double> expected_;  // scratch of nominate()
-  uint64_t hits_ = 0, nominated_ = 0;
+  std::vector<double> expected_;       // scratch of nominate()
+  std::vector<uint32_t> likely_hits_;  // by layer: experts that were there when it was called last
+  uint64_t hits_ = 0, started_ = 0, nominated_ = 0;
 };
 
 }  // namespace offstage

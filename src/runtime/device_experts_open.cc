@@ -23,7 +23,9 @@ DeviceExperts::DeviceExperts(const Parts& parts, const Options& options)
       value_(parts_.layout.n_layers(), parts_.layout.n_experts()),
       meter_(parts_.layout.n_layers()),
       calls_max_(options.rows_max * parts_.spec.router.n_used),
-      at_hand_(parts_.layout.n_experts(), 0) {
+      hit_list_(parts_.layout.n_experts(), parts_.spec.router.n_used, options.rows_max),
+      at_hand_(parts_.layout.n_experts(), 0),
+      likely_hits_(parts_.layout.n_layers(), 0) {
   // Rows, and per group its jobs and places; at worst every call is a group.
   static_assert(sizeof(gpu::ExpertJob) <= kPartAlignment);
   hand_over_bytes_ =
@@ -94,8 +96,8 @@ uint64_t DeviceExperts::working_bytes() const {
   const uint64_t widest = parts_.kernels.activation_row_bytes(TensorType::kQ8_0, spec.hidden);
   const uint64_t widest_hidden =
       parts_.kernels.activation_row_bytes(TensorType::kQ8_0, spec.expert_ffn);
-  uint64_t bytes = aligned(hand_over_bytes_) + aligned(options_.rows_max * widest) +
-                   aligned(calls_max_ * widest_hidden) +
+  uint64_t bytes = aligned(hand_over_bytes_ + hit_list_.device_bytes()) +
+                   aligned(options_.rows_max * widest) + aligned(calls_max_ * widest_hidden) +
                    aligned(uint64_t{calls_max_} * spec.expert_ffn * sizeof(float)) +
                    aligned(uint64_t{calls_max_} * spec.hidden * sizeof(float));
   for (uint32_t l = 0; l < parts_.layout.n_layers(); ++l) {
@@ -144,8 +146,9 @@ Status DeviceExperts::take_working_memory() {
   const auto& row_bytes = parts_.kernels.activation_row_bytes;
   const uint64_t out_bytes = aligned(uint64_t{calls_max_} * spec.hidden * sizeof(float));
   OFFSTAGE_TRY(handed_, device.allocate_pinned(hand_over_bytes_));
-  OFFSTAGE_TRY(results_, device.allocate_pinned(out_bytes));
-  OFFSTAGE_TRY(input_, device.allocate(hand_over_bytes_));
+  OFFSTAGE_TRY(results_, device.allocate_pinned(out_bytes + hit_list_.pinned_bytes()));
+  OFFSTAGE_TRY(input_, device.allocate(hand_over_bytes_ + hit_list_.device_bytes()));
+  hit_list_.set_memory(input_ + hand_over_bytes_, results_ + out_bytes);
   OFFSTAGE_TRY(forms_, device.allocate(
                            aligned(options_.rows_max * row_bytes(TensorType::kQ8_0, spec.hidden))));
   OFFSTAGE_TRY(

@@ -133,6 +133,7 @@ Status Runtime::open_device_experts(uint64_t vram_bytes, Notices& notices) {
   options.promote = options_.promote;
   options.placement = options_.placement;
   options.demote = options_.demote;
+  options.starts_hits = !replay_;
   options.deadline_ns = options_.device_deadline_ns;
   const bool is_pinned = device_dense_ != nullptr && device_dense_->chunk_rows() != 0;
   const std::span<std::byte> scratch = is_pinned ? std::span<std::byte>() : scratch_memory();

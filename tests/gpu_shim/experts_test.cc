@@ -50,7 +50,33 @@ TEST(DeviceExpertsByTheirKernels, GiveTheCpusBits) {
       const DeviceLogits* logits = with_device->runtime->device_logits();
       EXPECT_EQ(logits == nullptr ? 0u : logits->rows(), placement == Placement::kCpu ? 8u : 0u);
       EXPECT_GT(placement == Placement::kCpu ? device->hits() : device->placements().copied(), 0u);
+      EXPECT_EQ(device->started(), placement == Placement::kCpu ? device->hits() : 0u);
     }
+  }
+}
+
+// Found in VRAM by the device behind its router, and beside those others that are copied for the
+// call.
+TEST(HitsByTheirKernels, GiveTheCpusBits) {
+  for (const char* name : {"micro-qwen3moe-q4_k_m.gguf", "gpt-oss-s2-mxfp4.gguf"}) {
+    RuntimeOptions options = test_options(model_file(name));
+    options.warm_start = false;
+    options.n_sequences = 2;
+    const auto plain = open_model(options);
+    ASSERT_NE(plain, nullptr);
+    const std::vector<float> expected = logits_of(*plain->runtime);
+    options.vram_bytes = 256ull << 20;
+    options.promote = Promote::kAlways;
+    options.placement = Placement::kCopy;
+    const auto with_device = open_with_device(options, {}, shim_kernels);
+    ASSERT_NE(with_device, nullptr);
+    EXPECT_TRUE(same_bits(logits_of(*with_device->runtime), expected)) << name;
+    const DeviceExperts* device = with_device->runtime->device_experts();
+    ASSERT_NE(device, nullptr);
+    EXPECT_FALSE(device->is_lost()) << with_device->notice("vram");
+    EXPECT_GT(device->started(), 0u);
+    EXPECT_EQ(device->started(), device->hits());
+    EXPECT_GT(device->placements().copied(), 0u);
   }
 }
 
