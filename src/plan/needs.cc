@@ -5,16 +5,10 @@
 
 #include "base/check.h"
 #include "runtime/kv_cache.h"
-#include "runtime/token_record.h"
 
 namespace offstage {
 namespace {
 
-// What `run` uses before its plan, of a small vocabulary, and of each token beyond it: its text,
-// its place in the table of merges and in their hashes. Fitted to what runs of four files used by
-// then, of 4 k to 201 k tokens: within 0.3 MiB of each.
-constexpr uint64_t kProgramBytes = 11ull << 20;
-constexpr uint64_t kVocabularyEntryBytes = 195;
 // More than any machine's RAM, little enough that sums of it can't wrap.
 constexpr uint64_t kUnbounded = 1ull << 50;
 
@@ -57,10 +51,6 @@ KvNeeds kv_needs(const ModelSpec& spec, KvType k_type, KvType v_type, uint32_t c
     needs.out_of_window_bytes += layer_bytes * (context - std::min(context, window));
   }
   return needs;
-}
-
-uint64_t expected_process_bytes(const ModelSpec& spec, uint32_t context) {
-  return kProgramBytes + spec.n_vocab * kVocabularyEntryBytes + context * sizeof(TokenRecord);
 }
 
 Result<MemoryPlan> plan_for(const PlannedModel& model, const RuntimeOptions& options,

@@ -26,10 +26,6 @@ struct KvNeeds {
 // The last for a context of so many positions.
 KvNeeds kv_needs(const ModelSpec& spec, KvType k_type, KvType v_type, uint32_t context);
 
-// What a process uses before the parts of its plan: the program, a header, its vocabulary. A run
-// measures its own; this is for machines that aren't here.
-uint64_t expected_process_bytes(const ModelSpec& spec, uint32_t context);
-
 // What a run that reads from its drives knows of them when it plans (PlanInputs); 0: not known.
 struct PlanningSpeeds {
   double drive_bytes_per_s = 0;

@@ -18,7 +18,7 @@ namespace offstage {
 
 struct MemoryPlan {
   uint64_t budget_bytes = 0;   // what the whole process may use
-  uint64_t process_bytes = 0;  // program, header, vocabulary, threads, rings: measured + reserve
+  uint64_t process_bytes = 0;  // program, header, vocabulary, threads, rings, and a reserve
   uint64_t dense_bytes = 0;
   uint64_t kv_bytes = 0;
   uint64_t rotary_bytes = 0;
@@ -37,6 +37,11 @@ struct MemoryPlan {
     return process_bytes + dense_bytes + kv_bytes + rotary_bytes + scratch_bytes + slot_bytes;
   }
 };
+
+// What a process uses before the parts of its plan: the program, a header, its vocabulary, its
+// record of tokens. A run counts on that much even if it uses a little less, so that it has as many
+// slots at every start, and as many as a forecast said.
+uint64_t expected_process_bytes(const ModelSpec& spec, uint32_t context);
 
 // `resident_now`: what the process uses before it allocates any of the parts. Errors: kBudget with
 // the floor's number; kInvalidArgument for a context of 0.

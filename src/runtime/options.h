@@ -67,8 +67,8 @@ struct RuntimeOptions {
   std::string model_path;
   std::vector<std::string> drives;    // folders of a packed store; none: the file in place
   std::optional<uint64_t> ram_bytes;  // the whole process; default: 90 % of what is available
-  // What the process uses beside the plan's parts; measured if not given (tests give it, so that a
-  // plan doesn't depend on what ran before).
+  // What the process uses beside the plan's parts and its record of tokens; if not given measured,
+  // and at least as expected (tests give it, so that a plan doesn't depend on what ran before).
   std::optional<uint64_t> process_bytes;
   uint32_t context = 4096;  // -c: positions of KV, all sequences together
   uint32_t n_sequences = 1;

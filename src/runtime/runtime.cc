@@ -135,16 +135,17 @@ void Runtime::limit_chunks(uint32_t longest_prompt) {
     options_.chunk_rows_max = std::min(options_.chunk_rows_max, longest_prompt);
 }
 
+uint64_t Runtime::process_bytes() const {
+  const uint64_t record_bytes = options_.context * sizeof(TokenRecord);
+  if (options_.process_bytes) return *options_.process_bytes + record_bytes;
+  return std::max(resident_bytes() + record_bytes,
+                  expected_process_bytes(file_->spec, options_.context));
+}
+
 Status Runtime::plan(Notices& notices, const Hooks& hooks) {
   layout_.emplace(file_->expert_layout());
-  PlanInputs inputs = {
-      file_->spec,
-      file_->tensors,
-      *layout_,
-      options_,
-      options_.process_bytes.value_or(resident_bytes()) + options_.context * sizeof(TokenRecord),
-      available_bytes(),
-      cgroup_limit_bytes()};
+  PlanInputs inputs = {file_->spec,       file_->tensors,      *layout_, options_, process_bytes(),
+                       available_bytes(), cgroup_limit_bytes()};
   drive_.depth = options_.io_depth.value_or(drive_.depth);
   // A first plan says whether anything will come from the drive; then it is worth asking how.
   Notices unsaid;

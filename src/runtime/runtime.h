@@ -155,6 +155,7 @@ class Runtime {
   Status check_kv_types(Notices& notices) const;
   Status start_trace(Notices& notices);
   void limit_chunks(uint32_t longest_prompt);
+  uint64_t process_bytes() const;
   Status plan(Notices& notices, const Hooks& hooks);
   Status open_drive(HostArena& dense_arena, Notices& notices);
   Status add_faults_and_pace(Notices& notices);
