@@ -129,10 +129,9 @@ TEST(PreTokenizer, AMatchLimitLosesNothing) {
 }
 
 TEST(PreTokenizer, LongRunsTakeLinearTime) {
-  constexpr size_t kBytes = 256 << 10;
   const auto repeat = [](std::string_view unit) {
     std::string text;
-    while (text.size() < kBytes) text += unit;
+    while (text.size() < kLongRunBytes) text += unit;
     return text;
   };
   for (const PreTokenizerFamily& family : pre_tokenizer_families()) {

@@ -21,10 +21,13 @@ inline constexpr std::string_view kBytePairGoldens[] = {
 inline constexpr std::string_view kSentencePieceGoldens[] = {"llama", "llama_no_bytes",
                                                              "llama_across_words"};
 
-// What 256 KiB of anything may take. Sanitizers cost a factor of ten and more.
+// So many bytes of anything, and what they may take. Sanitizers cost a factor of ten and more, and
+// look for other mistakes.
 #if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__) || !defined(NDEBUG)
+inline constexpr size_t kLongRunBytes = 32 << 10;
 inline constexpr double kLongRunSeconds = 10;
 #else
+inline constexpr size_t kLongRunBytes = 256 << 10;
 inline constexpr double kLongRunSeconds = 1;
 #endif
 

@@ -95,14 +95,13 @@ TEST(SentencePieceText, ControlTokensInTextStayText) {
 }
 
 TEST(TokenizerText, LongRunsAreFast) {
-  constexpr size_t kBytes = 256 << 10;
   // What differs between the families before merging has a test of its own (PreTokenizer).
   for (const std::string_view name :
        {"gpt-2", "llama-bpe", "gpt-4o", "llama", "llama_no_bytes", "llama_across_words"}) {
     const auto tokenizer = golden_tokenizer(name);
     for (const std::string_view unit : {"a", " ", "\u4e2d", "\u0301", "ab", "\xff", "<"}) {
       std::string text;
-      while (text.size() < kBytes) text += unit;
+      while (text.size() < kLongRunBytes) text += unit;
       const auto begin = std::chrono::steady_clock::now();
       const auto ids = tokenizer->encode(text, {.parse_special = true});
       const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - begin;
