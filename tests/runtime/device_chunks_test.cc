@@ -182,14 +182,7 @@ TEST_P(ChunkExactness, WhateverTheDeviceDoes) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, ChunkExactness, ::testing::ValuesIn(kModels),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::replace_if(
-                               name.begin(), name.end(), [](char c) { return !std::isalnum(c); },
-                               '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Models, ChunkExactness, ::testing::ValuesIn(kModels), model_test_name);
 
 TEST(DeviceChunksTest, WithoutRoomPromptsStayWithTheCpu) {
   RuntimeOptions options = options_of(kModels[0]);

@@ -84,13 +84,7 @@ INSTANTIATE_TEST_SUITE_P(Models, LongPrompts,
                                            "micro-qwen2moe-mxfp4.gguf", "gpt-oss-s2-mxfp4.gguf",
                                            "gpt-oss-s1.gguf", "glm4moe-s2.gguf", "phimoe-s2.gguf",
                                            "micro-deepseek2-q4_k_m.gguf", "deepseek2-v2-s2.gguf"),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::replace_if(
-                               name.begin(), name.end(), [](char c) { return !std::isalnum(c); },
-                               '_');
-                           return name;
-                         });
+                         model_test_name);
 
 TEST(DensePromptTest, ChunksOfMoreThanTheWidestSlice) {
   RuntimeOptions options = options_of("micro-qwen2moe-mxfp4.gguf");

@@ -56,20 +56,16 @@ TEST_P(DenseFamilies, ReadNoWeightInRam) {
 // QK-norm per head; QK-norm of the whole and sigmoids; neighbours rotated, residual scale; grouped
 // heads of another shape, unquantised; layer norms, angles of two lengths of context; latent
 // attention, with compressed queries and without, of matrices in four formats and unquantised.
-INSTANTIATE_TEST_SUITE_P(
-    Models, DenseFamilies,
-    ::testing::Values("micro-qwen3moe-q4_k_m.gguf", "micro-qwen2moe-mxfp4.gguf",
-                      "gpt-oss-s2-mxfp4.gguf", "gpt-oss-s1.gguf", "glm4moe-s2.gguf",
-                      "minimax-m2-s1.gguf", "granitemoe-s1.gguf", "qwen3moe-s2.gguf",
-                      "phimoe-s1.gguf", "phimoe-s2.gguf", "micro-deepseek2-q4_k_m.gguf",
-                      "deepseek2-v2-s1.gguf", "deepseek2-v2-s2.gguf", "deepseek2-v3-s1.gguf",
-                      "deepseek2-v3-s2.gguf"),
-    [](const auto& info) {
-      std::string name = info.param;
-      std::replace_if(
-          name.begin(), name.end(), [](char c) { return !std::isalnum(c); }, '_');
-      return name;
-    });
+INSTANTIATE_TEST_SUITE_P(Models, DenseFamilies,
+                         ::testing::Values("micro-qwen3moe-q4_k_m.gguf",
+                                           "micro-qwen2moe-mxfp4.gguf", "gpt-oss-s2-mxfp4.gguf",
+                                           "gpt-oss-s1.gguf", "glm4moe-s2.gguf",
+                                           "minimax-m2-s1.gguf", "granitemoe-s1.gguf",
+                                           "qwen3moe-s2.gguf", "phimoe-s1.gguf", "phimoe-s2.gguf",
+                                           "micro-deepseek2-q4_k_m.gguf", "deepseek2-v2-s1.gguf",
+                                           "deepseek2-v2-s2.gguf", "deepseek2-v3-s1.gguf",
+                                           "deepseek2-v3-s2.gguf"),
+                         model_test_name);
 
 TEST(DeviceDenseTest, KvInEveryType) {
   for (const char* name : {"micro-qwen3moe-q4_k_m.gguf", "micro-deepseek2-q4_k_m.gguf"}) {

@@ -170,14 +170,7 @@ TEST_P(DeviceExactness, WhateverTheDeviceDoes) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, DeviceExactness, ::testing::ValuesIn(kModels),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           std::replace_if(
-                               name.begin(), name.end(), [](char c) { return !std::isalnum(c); },
-                               '_');
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Models, DeviceExactness, ::testing::ValuesIn(kModels), model_test_name);
 
 TEST(DeviceExpertsTest, MemoryThatIsRefusedMeansFewerExpertsOrNone) {
   RuntimeOptions options = options_of(kModels[0]);

@@ -75,13 +75,7 @@ TEST_P(HitsStarted, GiveTheCpusBits) {
   }
 }
 
-std::string name_of(const ::testing::TestParamInfo<const char*>& info) {
-  std::string name = info.param;
-  std::replace_if(
-      name.begin(), name.end(), [](char c) { return !std::isalnum(c); }, '_');
-  return name;
-}
-INSTANTIATE_TEST_SUITE_P(Models, HitsStarted, ::testing::ValuesIn(kModels), name_of);
+INSTANTIATE_TEST_SUITE_P(Models, HitsStarted, ::testing::ValuesIn(kModels), model_test_name);
 
 TEST(DeviceHitsTest, OnACardThatTakesItsTime) {
   RuntimeOptions options = with_room_for(kModels[0], 2);

@@ -237,12 +237,7 @@ TEST_P(Exactness, WhateverTheCompany) {
     EXPECT_TRUE(same_bits(together[s], alone[s])) << "sequence " << s;
 }
 
-INSTANTIATE_TEST_SUITE_P(Models, Exactness, ::testing::ValuesIn(kModels), [](const auto& info) {
-  std::string name = info.param;
-  std::replace_if(
-      name.begin(), name.end(), [](char c) { return !std::isalnum(c); }, '_');
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Models, Exactness, ::testing::ValuesIn(kModels), model_test_name);
 
 }  // namespace
 }  // namespace offstage

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cctype>
 #include <cstring>
 #include <fstream>
 #include <memory>
@@ -16,6 +18,14 @@ namespace offstage {
 
 inline std::string model_file(const std::string& name) {
   return std::string(OFFSTAGE_TEST_DATA) + "/models/" + name;
+}
+
+// What a test of a file's name may be called.
+inline std::string model_test_name(const ::testing::TestParamInfo<const char*>& info) {
+  std::string name = info.param;
+  std::replace_if(
+      name.begin(), name.end(), [](char c) { return !std::isalnum(c); }, '_');
+  return name;
 }
 
 inline nlohmann::json golden_of(const std::string& name) {
