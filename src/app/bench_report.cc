@@ -152,6 +152,7 @@ Json bench_json(Runtime& runtime, const BenchResult& result, const std::string& 
   json["n_threads"] = runtime.threads();
   json["n_prompt"] = result.test.n_prompt;
   json["n_gen"] = result.test.n_gen;
+  json["n_depth"] = result.test.n_depth;
   json["avg_ns"] = mean(result.samples_ns);
   json["stddev_ns"] = stddev(result.samples_ns);
   json["avg_ts"] = result.mean_tokens_per_s();

@@ -9,7 +9,8 @@
 namespace offstage {
 
 std::string BenchTest::name() const {
-  return n_gen == 0 ? fmt::format("pp{}", n_prompt) : fmt::format("tg{}", n_gen);
+  const std::string what = n_gen == 0 ? fmt::format("pp{}", n_prompt) : fmt::format("tg{}", n_gen);
+  return n_depth == 0 ? what : fmt::format("{} @ d{}", what, n_depth);
 }
 
 std::vector<TokenId> BenchTokens::take(uint32_t n, uint32_t repetition) const {
@@ -50,21 +51,22 @@ double BenchResult::stddev_tokens_per_s() const {
   return stddev_of(speeds);
 }
 
-Result<GenerationRecord> run_once(Runtime& runtime, const BenchTokens& tokens,
-                                  const std::atomic<bool>& cancel, BenchResult& result) {
+Result<GenerationRecord> BenchSession::fill() {
+  return session_.feed(tokens_.take(test_.n_depth, 0), {}, options_);
+}
+
+Result<GenerationRecord> BenchSession::run_once(BenchResult& result) {
   const auto repetition = static_cast<uint32_t>(result.samples_ns.size());
-  const BenchTest& test = result.test;
-  const std::vector<TokenId> all = tokens.take(test.positions(), repetition);
-  const size_t n_first = test.n_gen == 0 ? test.n_prompt : 1;
-  GenerateOptions options;
-  options.cancel = &cancel;
-  Session session(runtime, SequenceId(0));
-  OFFSTAGE_TRY(GenerationRecord record, session.feed(std::span(all).first(n_first),
-                                                     std::span(all).subspan(n_first), options));
+  const std::vector<TokenId> all = tokens_.take(test_.positions(), repetition);
+  const auto own = std::span(all).subspan(test_.n_depth);
+  const size_t n_first = test_.n_gen == 0 ? test_.n_prompt : 1;
+  session_.rewind(test_.n_depth);
+  OFFSTAGE_TRY(GenerationRecord record,
+               session_.feed(own.first(n_first), own.subspan(n_first), options_));
   result.ttft_ns.push_back(record.prefill.wall_ns);
-  result.samples_ns.push_back(test.n_gen == 0 ? record.prefill.wall_ns : record.decode_ns());
+  result.samples_ns.push_back(test_.n_gen == 0 ? record.prefill.wall_ns : record.decode_ns());
   result.prompts.push_back(record.prefill);
-  for (auto& json : tokens_json(record.tokens, runtime)) {
+  for (auto& json : tokens_json(record.tokens, runtime_)) {
     json["repetition"] = repetition;
     json["index"] = result.tokens_json.size();
     result.tokens_json.push_back(std::move(json));

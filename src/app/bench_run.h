@@ -18,11 +18,12 @@
 namespace offstage {
 
 // As llama-bench has them: ppN is a prompt of N tokens, tgN a prompt of one token and N more, each
-// given and not sampled. Exactly one of the two is not 0.
+// given and not sampled. Exactly one of the two is not 0. With "@ dN" N others are in front, which
+// don't count.
 struct BenchTest {
-  uint32_t n_prompt = 0, n_gen = 0;
+  uint32_t n_prompt = 0, n_gen = 0, n_depth = 0;
   std::string name() const;
-  uint32_t positions() const { return n_prompt + n_gen + (n_gen == 0 ? 0 : 1); }
+  uint32_t positions() const { return n_depth + n_prompt + n_gen + (n_gen == 0 ? 0 : 1); }
   uint32_t tokens() const { return n_prompt + n_gen; }  // that speed counts
 };
 
@@ -52,9 +53,28 @@ struct BenchResult {
   double stddev_tokens_per_s() const;  // of the samples (n − 1); 0 for one
 };
 
-// Runs the test once more and adds what it took. Errors: the session's; kCancelled.
-Result<GenerationRecord> run_once(Runtime& runtime, const BenchTokens& tokens,
-                                  const std::atomic<bool>& cancel, BenchResult& result);
+// A test's repetitions, one after another in one sequence of a runtime.
+class BenchSession {
+ public:
+  // Everything outlives it.
+  BenchSession(Runtime& runtime, const BenchTokens& tokens, const BenchTest& test,
+               const std::atomic<bool>& cancel)
+      : runtime_(runtime), tokens_(tokens), test_(test), session_(runtime, SequenceId(0)) {
+    options_.cancel = &cancel;
+  }
+  // The test's `n_depth` tokens (not 0), before the first repetition; they stay for all of them.
+  // Errors: the session's; kCancelled.
+  Result<GenerationRecord> fill();
+  // Runs the test once more and adds what it took. Errors as above.
+  Result<GenerationRecord> run_once(BenchResult& result);
+
+ private:
+  Runtime& runtime_;
+  const BenchTokens& tokens_;
+  const BenchTest test_;
+  GenerateOptions options_;
+  Session session_;
+};
 
 double mean_of(std::span<const double> values);
 double stddev_of(std::span<const double> values);  // of a sample: n − 1

@@ -26,7 +26,7 @@ using Json = nlohmann::ordered_json;
 struct BenchFlags {
   ModelFlags model;
   std::vector<std::string> ram = {""}, vram = {""};
-  std::vector<uint32_t> threads = {0}, n_prompt = {512}, n_gen = {128};
+  std::vector<uint32_t> threads = {0}, n_prompt = {512}, n_gen = {128}, n_depth = {0};
   uint32_t repetitions = 5;
   uint64_t seed = 1;
   std::string output = "md", text_file, csv_file, timeline_file, report_file;
@@ -36,10 +36,12 @@ struct BenchFlags {
 
   std::vector<BenchTest> tests() const {
     std::vector<BenchTest> tests;
-    for (const uint32_t n : n_prompt)
-      if (n != 0) tests.push_back({n, 0});
-    for (const uint32_t n : n_gen)
-      if (n != 0) tests.push_back({0, n});
+    for (const uint32_t depth : n_depth) {
+      for (const uint32_t n : n_prompt)
+        if (n != 0) tests.push_back({n, 0, depth});
+      for (const uint32_t n : n_gen)
+        if (n != 0) tests.push_back({0, n, depth});
+    }
     return tests;
   }
   // Every combination of the lists, the last one's the fastest to change.
@@ -93,22 +95,24 @@ class Bench {
       result.tokens_json = Json::array();
       OFFSTAGE_TRY_VOID(open());
       OFFSTAGE_TRY(const BenchTokens tokens, bench_tokens(*runtime_, flags_));
-      forecast_.begin(*runtime_);
+      std::optional<BenchSession> session;
+      OFFSTAGE_TRY_VOID(begin(tokens, test, interrupted, session));
       if (!flags_.cold && !flags_.no_warmup) {
         BenchResult warmup = result;
-        OFFSTAGE_TRY(const auto record, run_once(*runtime_, tokens, interrupted, warmup));
-        forecast_.add(record, 0, false);
+        OFFSTAGE_TRY(const auto record, session->run_once(warmup));
+        forecast_.add(record, test.n_depth, false);
       }
       std::vector<double> ram_ceilings;
       for (uint32_t r = 0; r < flags_.repetitions; ++r) {
         if (flags_.cold && r != 0) {
+          session.reset();
           runtime_.reset();
           OFFSTAGE_TRY_VOID(open());
-          forecast_.begin(*runtime_);
+          OFFSTAGE_TRY_VOID(begin(tokens, test, interrupted, session));
         }
         ram_ceilings.push_back(measure_ram_ceiling(*runtime_));
-        OFFSTAGE_TRY(const auto record, run_once(*runtime_, tokens, interrupted, result));
-        forecast_.add(record, 0);
+        OFFSTAGE_TRY(const auto record, session->run_once(result));
+        forecast_.add(record, test.n_depth);
       }
       if (!flags_.timeline_file.empty())
         OFFSTAGE_TRY_VOID(write_timeline(flags_.timeline_file, result.prompts.back(),
@@ -121,6 +125,7 @@ class Bench {
       results_.rows.push_back(
           bench_json(*runtime_, result, text_of(flags_), flags_.cold, *notices_));
       if (!flags_.report_file.empty()) OFFSTAGE_TRY_VOID(add_to_report(result));
+      session.reset();
       if (flags_.cold) runtime_.reset();
     }
     return {};
@@ -131,6 +136,17 @@ class Bench {
     if (runtime_) return {};
     notices_.emplace();
     OFFSTAGE_TRY(runtime_, open_runtime(model_, *notices_));
+    return {};
+  }
+
+  // What is in front of the repetitions counts as a forecast's warm-up.
+  Status begin(const BenchTokens& tokens, const BenchTest& test,
+               const std::atomic<bool>& interrupted, std::optional<BenchSession>& session) {
+    forecast_.begin(*runtime_);
+    session.emplace(*runtime_, tokens, test, interrupted);
+    if (test.n_depth == 0) return {};
+    OFFSTAGE_TRY(const auto record, session->fill());
+    forecast_.add(record, 0, false);
     return {};
   }
 
@@ -238,6 +254,12 @@ void add_bench_command(CLI::App& app, Command& chosen) {
       ->delimiter(',')
       ->capture_default_str();
   command->add_option("-n,--n-gen", flags->n_gen, "tokens one by one; 0: none")
+      ->check(CLI::Range(0u, 1u << 24))
+      ->delimiter(',')
+      ->capture_default_str();
+  command
+      ->add_option("-d,--n-depth", flags->n_depth,
+                   "tokens in front of each test, which don't count")
       ->check(CLI::Range(0u, 1u << 24))
       ->delimiter(',')
       ->capture_default_str();

@@ -149,6 +149,25 @@ TEST_F(BenchTest, RowsAreAsPublishedAndTimesAddUp) {
   EXPECT_GT(tg["ceilings"]["drives"][0]["bytes"], 0);
 }
 
+// In front of every test, once for all of its repetitions.
+TEST_F(BenchTest, DepthIsInFrontAndDoesNotCount) {
+  const Outcome outcome =
+      bench({"-p", "8", "-n", "3", "-d", "0,5", "-r", "2", "-o", "json", "-c", "13"});
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto rows = outcome.json();
+  ASSERT_EQ(rows.size(), 4u);
+  const std::vector<std::string> names = {"pp8", "tg3", "pp8 @ d5", "tg3 @ d5"};
+  for (size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(rows[i]["test"], names[i]);
+    EXPECT_EQ(rows[i]["n_depth"], i < 2 ? 0 : 5);
+    EXPECT_EQ(rows[i]["samples_ns"].size(), 2u);
+    EXPECT_EQ(rows[i]["tokens"].size(), i % 2 == 0 ? 0u : 6u);
+  }
+  const Outcome full = bench({"-p", "8", "-n", "0", "-d", "6", "-r", "1", "-c", "13"});
+  EXPECT_NE(full.code, 0);
+  EXPECT_THAT(full.err, HasSubstr("6 tokens of conversation and 8 of prompt don't fit"));
+}
+
 TEST_F(BenchTest, TheTableSaysHowItsFiguresAreMade) {
   const std::string text = file("text.txt", "The prompter calls eight of the actors.");
   const std::string csv = folder_ / "tokens.csv";
