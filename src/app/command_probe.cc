@@ -31,6 +31,12 @@ void print_profile(const HardwareProfile& profile) {
       static_cast<double>(profile.event_ns) / 1e3, static_cast<double>(profile.policy_ns) / 1e3,
       static_cast<double>(profile.miss_ns) / 1e3, static_cast<double>(profile.token_ns) / 1e3,
       static_cast<double>(profile.wake_ns) / 1e3);
+  if (profile.attention_ns != 0)
+    fmt::print(
+        "  a layer  {:>8.1f} us of attention beside its bytes, router {:.1f}, experts {:.1f}\n",
+        static_cast<double>(profile.attention_ns) / 1e3,
+        static_cast<double>(profile.router_ns) / 1e3,
+        static_cast<double>(profile.experts_ns) / 1e3);
   fmt::print("  beside reads, arithmetic takes {:.2f} times as long\n",
              profile.slowdown_beside_reads);
   for (const DriveSpeed& drive : profile.drives)
@@ -56,6 +62,8 @@ Result<int> probe(const ProbeFlags& flags) {
     OFFSTAGE_TRY(options.files.emplace_back(), model_or_default(""));
   }
   options.threads = flags.threads;
+  // Without it the probe says what stands in.
+  options.layer_model = demo_model().value_or(kDemoFile);
   options.drive_ns = static_cast<int64_t>(flags.seconds * 1e9);
   if (const char* isa = std::getenv("OFFSTAGE_ISA")) options.isa = isa;
   Notices notices;

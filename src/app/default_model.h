@@ -16,8 +16,10 @@ inline constexpr const char* kDemoFile = "offstage-demo.gguf";
 // installation puts it.
 std::vector<std::string> demo_places(const std::string& folder);
 
-// `named` if there is a name; else the file of $OFFSTAGE_MODEL; else the first of demo_places
-// that exists. kNotFound lists the places.
+// The first of demo_places() that exists. kNotFound lists the places.
+Result<std::string> demo_model();
+
+// `named` if there is a name; else the file of $OFFSTAGE_MODEL; else demo_model().
 Result<std::string> model_or_default(const std::string& named);
 
 }  // namespace offstage

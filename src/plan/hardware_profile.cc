@@ -135,6 +135,9 @@ void read_cpu(ObjectReader reader, HardwareProfile& profile, Status& status) {
   reader.number("event_ns", profile.event_ns, 0, kTimeMax);
   reader.number("token_ns", profile.token_ns, 0, kTimeMax);
   if (reader.has("product_ns")) reader.number("product_ns", profile.product_ns, 0, kTimeMax);
+  if (reader.has("attention_ns")) reader.number("attention_ns", profile.attention_ns, 0, kTimeMax);
+  if (reader.has("router_ns")) reader.number("router_ns", profile.router_ns, 0, kTimeMax);
+  if (reader.has("experts_ns")) reader.number("experts_ns", profile.experts_ns, 0, kTimeMax);
   if (reader.has("policy_ns")) reader.number("policy_ns", profile.policy_ns, 0, kTimeMax);
   if (reader.has("miss_ns")) reader.number("miss_ns", profile.miss_ns, 0, kTimeMax);
   if (reader.has("asleep_ns")) reader.number("asleep_ns", profile.asleep_ns, 0, kTimeMax);
@@ -206,6 +209,7 @@ Result<HardwareProfile> parse_profile(std::string_view text, const std::string& 
     ObjectReader memory(*ram, name + ": ram", status);
     memory.number("bytes", profile.ram_bytes, 1, 1e15);
     memory.number("read_bytes_per_s", profile.ram_read_bytes_per_s, 1, kSpeedMax);
+    if (memory.has("cache_bytes")) memory.number("cache_bytes", profile.cache_bytes, 0, 1e15);
   }
   if (const Json* cpu = reader.object("cpu"))
     read_cpu({*cpu, name + ": cpu", status}, profile, status);
@@ -240,25 +244,30 @@ std::string profile_text(const HardwareProfile& profile) {
                       {"slowest_second", drive.slowest_second},
                       {"read_p99_ns", drive.read_p99_ns},
                       {"answers_together", drive.answers_together}});
-  const Json json = {
-      {"schema", kProfileSchema},
-      {"machine", profile.machine},
-      {"date", profile.date},
-      {"ram", {{"bytes", profile.ram_bytes}, {"read_bytes_per_s", profile.ram_read_bytes_per_s}}},
-      {"cpu",
-       {{"threads", profile.threads},
-        {"hash_bytes_per_s", profile.hash_bytes_per_s},
-        {"dispatch_ns", profile.dispatch_ns},
-        {"product_ns", profile.product_ns},
-        {"asleep_ns", profile.asleep_ns},
-        {"event_ns", profile.event_ns},
-        {"policy_ns", profile.policy_ns},
-        {"miss_ns", profile.miss_ns},
-        {"token_ns", profile.token_ns},
-        {"wake_ns", profile.wake_ns},
-        {"slowdown_beside_reads", profile.slowdown_beside_reads},
-        {"kernels", kernels}}},
-      {"drives", drives}};
+  const Json json = {{"schema", kProfileSchema},
+                     {"machine", profile.machine},
+                     {"date", profile.date},
+                     {"ram",
+                      {{"bytes", profile.ram_bytes},
+                       {"read_bytes_per_s", profile.ram_read_bytes_per_s},
+                       {"cache_bytes", profile.cache_bytes}}},
+                     {"cpu",
+                      {{"threads", profile.threads},
+                       {"hash_bytes_per_s", profile.hash_bytes_per_s},
+                       {"dispatch_ns", profile.dispatch_ns},
+                       {"product_ns", profile.product_ns},
+                       {"attention_ns", profile.attention_ns},
+                       {"router_ns", profile.router_ns},
+                       {"experts_ns", profile.experts_ns},
+                       {"asleep_ns", profile.asleep_ns},
+                       {"event_ns", profile.event_ns},
+                       {"policy_ns", profile.policy_ns},
+                       {"miss_ns", profile.miss_ns},
+                       {"token_ns", profile.token_ns},
+                       {"wake_ns", profile.wake_ns},
+                       {"slowdown_beside_reads", profile.slowdown_beside_reads},
+                       {"kernels", kernels}}},
+                     {"drives", drives}};
   return json.dump(2) + "\n";
 }
 

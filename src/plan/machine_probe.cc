@@ -17,6 +17,8 @@
 #include "io/read_scheduler.h"
 #include "plan/cpu_trial.h"
 #include "plan/drive_trial.h"
+#include "plan/layer_trial.h"
+#include "runtime/ceilings.h"
 
 namespace offstage {
 namespace {
@@ -54,12 +56,14 @@ class MachineProbe {
     memory_ = {memory.data(), round_down(memory.size_bytes(), kSectorBytes)};
     profile_.date = utc_date();
     profile_.ram_bytes = available_bytes() + resident_bytes();
+    profile_.cache_bytes = last_level_cache_bytes();
     profile_.machine = fmt::format("{}, {} threads, {}", processor_name(), workers_.size(),
                                    format_bytes(profile_.ram_bytes));
     CpuTrialParts cpu = {*kernels_, workers_, clock_, memory_};
     cpu.format_ns = options_.format_ns;
     cpu.progress = [&](size_t done, size_t total) { say("processors", done, total); };
     try_cpu(cpu, profile_, notices_);
+    time_layers();
     for (size_t i = 0; i < options_.files.size(); ++i) {
       say("drives", i, options_.files.size());
       OFFSTAGE_TRY_VOID(probe_drive_of(options_.files[i]));
@@ -82,6 +86,19 @@ class MachineProbe {
                           "{}: expected a file of at least {} to read in, found {}", file.path,
                           format_bytes(kFileBytesMin), format_bytes(file.bytes));
     return {};
+  }
+
+  void time_layers() {
+    if (options_.layer_model.empty()) return;
+    const Result<LayerTrial> trial =
+        try_layers({options_.layer_model, options_.threads, options_.isa, profile_});
+    if (!trial)
+      return notices_.add(
+          "probe",
+          trial.error().message + "; a layer's time beside its weights is counted by hand-outs");
+    profile_.attention_ns = trial->attention_ns;
+    profile_.router_ns = trial->router_ns;
+    profile_.experts_ns = trial->experts_ns;
   }
 
   Status probe_drive_of(const std::string& path) {

@@ -26,6 +26,8 @@ struct MachineProbeOptions {
   int64_t format_ns = 60'000'000;        // each format's kernel, for one row and for many
   uint64_t memory_bytes = 256ull << 20;  // for weights and reads at most
   std::string isa;                       // OFFSTAGE_ISA; empty: the best
+  // A small model with experts, whose layers are timed (plan/layer_trial.h); empty: none.
+  std::string layer_model;
   // `what` is being measured: done of total.
   std::function<void(std::string_view what, uint64_t done, uint64_t total)> progress = {};
 };

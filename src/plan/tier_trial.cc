@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/check.h"
+#include "plan/cache_sweep.h"
 #include "plan/model_shape.h"
 #include "plan/needs.h"
 #include "plan/route_generator.h"
@@ -32,20 +33,6 @@ struct Passed {
   uint64_t reads = 0;
 };
 
-// A token's weights go through the caches, and what the tier knows of a layer is gone from them
-// when the layer comes again.
-class Sweep {
- public:
-  void pass() const {
-    uint64_t sum = 0;
-    for (const uint64_t word : memory_) sum += word;
-    asm volatile("" : : "r"(sum));  // so that it is read
-  }
-
- private:
-  std::vector<uint64_t> memory_ = std::vector<uint64_t>(kSweptBytes / sizeof(uint64_t), 1);
-};
-
 // Of so many tokens, after others.
 Passed run_tokens(const PlannedModel& model, const MemoryPlan& plan, const Clock& clock) {
   const HardwareProfile profile = idle_machine();
@@ -59,7 +46,9 @@ Passed run_tokens(const PlannedModel& model, const MemoryPlan& plan, const Clock
   tokens.preload();
   for (uint32_t t = 0; t < kWarmTokens; ++t) tokens.run_token(log, t, t);
   const uint64_t reads = tokens.counters().drive_reads;
-  const Sweep weights;
+  // A token's weights go through the caches, and what the tier knows of a layer is gone from them
+  // when the layer comes again.
+  const CacheSweep weights(kSweptBytes);
   std::vector<int64_t> times_ns;
   for (uint32_t t = kWarmTokens; t < kWarmTokens + kTokens; ++t) {
     weights.pass();

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "plan/tier_trial.h"
+#include "runtime/ceilings.h"
 
 namespace offstage {
 namespace {
@@ -43,25 +44,27 @@ uint64_t kv_bytes_of(const AttentionSpec& attention, KvType k_type, KvType v_typ
   return attention.n_kv_heads * (k_row + v_row);
 }
 
-double hand_out_ns(const HardwareProfile& profile, double dispatches, double products) {
-  return dispatches * static_cast<double>(profile.dispatch_ns) +
-         products * static_cast<double>(profile.product_ns);
-}
-
 }  // namespace
 
 TokenCost::TokenCost(const PlannedModel& model, const HardwareProfile& profile, KvType k_type,
                      KvType v_type, Notices& notices)
     : ram_bytes_per_s_(profile.ram_read_bytes_per_s),
-      attention_ns_(hand_out_ns(profile, kAttentionDispatches, kAttentionProducts)),
-      router_ns_(hand_out_ns(profile, kRouterDispatches, kRouterProducts)),
-      ffn_ns_(hand_out_ns(profile, kFfnDispatches, kFfnProducts)),
       dispatch_ns_(static_cast<double>(profile.dispatch_ns)),
       event_ns_(static_cast<double>(profile.event_ns)),
       policy_ns_(static_cast<double>(profile.policy_ns) * model.spec.router.n_experts /
                  kTriedExperts),
       miss_ns_(static_cast<double>(profile.miss_ns)),
       token_ns_(static_cast<double>(profile.token_ns) * model.spec.n_vocab / kLogitsChosenAmong) {
+  const bool from_ram = token_weight_bytes(model.tensors, model.layout, model.spec.router.n_used) >
+                        profile.cache_bytes;
+  const auto beside_ns = [&](int64_t measured_ns, double dispatches, double products) {
+    if (from_ram && measured_ns != 0) return static_cast<double>(measured_ns);
+    return dispatches * dispatch_ns_ + products * static_cast<double>(profile.product_ns);
+  };
+  attention_ns_ = beside_ns(profile.attention_ns, kAttentionDispatches, kAttentionProducts);
+  router_ns_ = beside_ns(profile.router_ns, kRouterDispatches, kRouterProducts);
+  ffn_ns_ = beside_ns(profile.experts_ns, kFfnDispatches, kFfnProducts);
+  sum_ns_ = from_ram && profile.experts_ns != 0 ? 0 : dispatch_ns_;
   const Speeds speeds(profile, notices);
   const RouterSpec& router = model.spec.router;
   const uint32_t n_experts = std::max(router.n_experts, 1u);

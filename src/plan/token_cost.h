@@ -2,9 +2,11 @@
 //
 // One row's products read every weight once, so a matrix costs its bytes at the speed that its
 // format's kernel reached in the profile (never more than RAM's); the rows of a prompt share that
-// and cost products instead: the greater of the two is what rows take. Work that is handed out to
-// the workers costs the profile's hand-out each time, and a product what it needs until the weights
-// flow and the last worker has its share.
+// and cost products instead: the greater of the two is what rows take. Beside them a layer's parts
+// take what they took in the layers that a probe timed, with caches that a token's weights had gone
+// through; with a profile that doesn't know, or a model of which a token's weights fit the cache,
+// the profile's hand-out for all that is handed out to the workers, and for a product what it needs
+// until the weights flow and the last worker has its share.
 #pragma once
 
 #include <cstdint>
@@ -39,11 +41,10 @@ class TokenCost {
   double ffn_ns(uint32_t layer, uint32_t rows) const;
   // Experts that are computed together, each for so many rows.
   double batch_ns(uint32_t layer, std::span<const uint32_t> rows_by_expert) const;
-  // What closes a layer with experts: their sum, and the tier's bookkeeping, so many of them read,
-  // which weighs them all where not all can stay.
+  // What closes a layer with experts: their sum, unless a layer's measure has it in it, and the
+  // tier's bookkeeping, so many of them read, which weighs them all where not all can stay.
   double event_ns(uint64_t reads, bool evicts) const {
-    return dispatch_ns_ + event_ns_ + (evicts ? policy_ns_ : 0) +
-           miss_ns_ * static_cast<double>(reads);
+    return sum_ns_ + event_ns_ + (evicts ? policy_ns_ : 0) + miss_ns_ * static_cast<double>(reads);
   }
   double output_ns() const { return output_.weights_ns + dispatch_ns_; }
   double sample_ns() const { return token_ns_; }
@@ -61,7 +62,7 @@ class TokenCost {
   double called_share_ = 0;  // of the experts, by a row
   double ram_bytes_per_s_ = 1;
   double attention_ns_ = 0, router_ns_ = 0, ffn_ns_ = 0;  // beside their weights
-  double dispatch_ns_ = 0, event_ns_ = 0, policy_ns_ = 0, miss_ns_ = 0, token_ns_ = 0;
+  double dispatch_ns_ = 0, sum_ns_ = 0, event_ns_ = 0, policy_ns_ = 0, miss_ns_ = 0, token_ns_ = 0;
 };
 
 }  // namespace offstage

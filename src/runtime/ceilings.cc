@@ -28,21 +28,17 @@ uint64_t sum_words(const std::byte* data, size_t bytes) {
   return sum;
 }
 
-// Dense weights once (an embedding that isn't the output too: one row of it), the called experts.
-uint64_t token_weight_bytes(const Runtime& runtime) {
-  const ModelFile& file = runtime.file();
+}  // namespace
+
+uint64_t token_weight_bytes(const ModelTensors& tensors, const ExpertLayout& layout,
+                            uint32_t n_used) {
   uint64_t bytes = 0;
-  for (const GgufTensor* tensor : file.tensors.dense()) bytes += tensor->bytes;
-  const Matrix& embedding = runtime.weights().embedding;
-  if (runtime.weights().output.data != embedding.data)
-    bytes -= std::min(bytes, uint64_t{embedding.rows} * row_bytes(embedding.type, embedding.k));
-  const ExpertLayout layout = file.expert_layout();
+  for (const GgufTensor* tensor : tensors.dense()) bytes += tensor->bytes;
+  if (tensors.output != tensors.embedding) bytes -= tensors.embedding->bytes;
   for (uint32_t layer = 0; layer < layout.n_layers(); ++layer)
-    bytes += layout.expert_bytes(LayerIndex(layer)) * runtime.spec().router.n_used;
+    bytes += layout.expert_bytes(LayerIndex(layer)) * n_used;
   return bytes;
 }
-
-}  // namespace
 
 size_t last_level_cache_bytes() {
   const long bytes = sysconf(_SC_LEVEL3_CACHE_SIZE);
@@ -103,7 +99,9 @@ Ceilings measure_ceilings(Runtime& runtime, std::span<const double> ram_before) 
   const double ram_now = measure_ram_ceiling(runtime);
   ceilings.ram_bytes_per_s = std::accumulate(ram_before.begin(), ram_before.end(), ram_now) /
                              static_cast<double>(ram_before.size() + 1);
-  ceilings.token_bytes = token_weight_bytes(runtime);
+  const ModelFile& file = runtime.file();
+  ceilings.token_bytes =
+      token_weight_bytes(file.tensors, file.expert_layout(), file.spec.router.n_used);
   const Trace& trace = runtime.trace();
   const std::vector<std::string>& names = runtime.drive_names();
   for (uint32_t drive = 0; drive < std::min<size_t>(names.size(), kDrivesMax); ++drive)

@@ -37,6 +37,11 @@ struct Ceilings {
   double tokens_per_s() const;
 };
 
+// What a token of decode reads: dense weights once (of an embedding that isn't the output too a
+// row, which counts as nothing), the called experts.
+uint64_t token_weight_bytes(const ModelTensors& tensors, const ExpertLayout& layout,
+                            uint32_t n_used);
+
 // Of this machine, as far as the system tells; else a usual one's.
 size_t last_level_cache_bytes();
 

@@ -246,6 +246,37 @@ TEST(Forecast, MissesCostBookkeeping) {
   EXPECT_NEAR(static_cast<double>(whole.token[Cause::kCache]), hidden_ns, 50);
 }
 
+// What a layer took in a probe stands for all that is counted where a profile doesn't know.
+TEST(Forecast, ALayersMeasureReplacesItsHandOuts) {
+  const PlannedModel model = small_model();
+  ForecastOptions options = small_options();
+  options.tokens = 1;
+  HardwareProfile machine = small_machine();
+  const MemoryPlan plan = whole_plan(model, options);
+  const Forecast counted = forecast_of(plan, machine, options);
+  machine.attention_ns = 70'000;
+  machine.router_ns = 20'000;
+  machine.experts_ns = 50'000;
+  const Forecast measured = forecast_of(plan, machine, options);
+  machine.dispatch_ns = 0;
+  const Forecast still = forecast_of(plan, machine, options);
+  const auto more_ns = [](const Forecast& a, const Forecast& b, Cause cause) {
+    return static_cast<double>(a.token[cause] - b.token[cause]);
+  };
+  // Of 4 layers, with hand-outs of 100 ns: 7, 2 and 3 of them, and that of the sum.
+  EXPECT_NEAR(more_ns(measured, counted, Cause::kAttention), 4 * (70e3 - 700), 20);
+  EXPECT_NEAR(more_ns(measured, counted, Cause::kRouter), 4 * (20e3 - 200), 20);
+  EXPECT_NEAR(more_ns(measured, counted, Cause::kExperts), 4 * (50e3 - 300), 20);
+  EXPECT_NEAR(more_ns(measured, counted, Cause::kCache), -4 * 100, 20);
+  EXPECT_NEAR(more_ns(still, measured, Cause::kAttention), 0, 20);
+  // Nor does the measure hold where all that a token reads stays in a cache.
+  machine.dispatch_ns = 100;
+  machine.cache_bytes = model.weights_bytes;
+  const Forecast cached = forecast_of(plan, machine, options);
+  EXPECT_NEAR(more_ns(cached, counted, Cause::kAttention), 0, 20);
+  EXPECT_NEAR(more_ns(cached, counted, Cause::kCache), 0, 20);
+}
+
 // What fits is read before the first token; a first prompt and one after others differ.
 TEST(Forecast, AWarmCacheReadsLess) {
   ForecastOptions options = small_options();

@@ -59,8 +59,10 @@ TEST(HardwareProfile, SaysWhatIsWrongAndWhere) {
 
 TEST(HardwareProfile, AnOlderOneIsRead) {
   Json json = Json::parse(profile_text(small_machine()));
-  for (const char* later : {"wake_ns", "policy_ns", "miss_ns", "asleep_ns"})
+  for (const char* later :
+       {"wake_ns", "policy_ns", "miss_ns", "asleep_ns", "attention_ns", "router_ns", "experts_ns"})
     json["cpu"].erase(later);
+  json["ram"].erase("cache_bytes");
   json["drives"][0].erase("answers_together");
   const auto profile = parse_profile(json.dump(), "older");
   ASSERT_TRUE(profile) << profile.error().message;
@@ -68,6 +70,10 @@ TEST(HardwareProfile, AnOlderOneIsRead) {
   EXPECT_EQ(profile->policy_ns, 0);
   EXPECT_EQ(profile->miss_ns, 0);
   EXPECT_EQ(profile->asleep_ns, 0);
+  EXPECT_EQ(profile->cache_bytes, 0u);
+  EXPECT_EQ(profile->attention_ns, 0);
+  EXPECT_EQ(profile->router_ns, 0);
+  EXPECT_EQ(profile->experts_ns, 0);
   EXPECT_FALSE(profile->drives[0].answers_together);
 }
 

@@ -10,6 +10,7 @@
 #include "io/sim.h"
 #include "plan/cpu_trial.h"
 #include "plan/drive_trial.h"
+#include "plan/layer_trial.h"
 #include "tests/plan/machine.h"
 
 namespace offstage {
@@ -181,6 +182,34 @@ TEST(CpuTrial, FillsAProfile) {
   ASSERT_TRUE(read) << read.error().message;
   EXPECT_EQ(read->kernels.size(), profile.kernels.size());
   EXPECT_EQ(read->kernels.size(), 23u);
+}
+
+// All of a layer's time where nothing is taken away for weights, nearly none where all is.
+TEST(LayerTrial, TakesTheWeightsTimeAway) {
+  const std::string model = OFFSTAGE_TEST_DATA "/models/micro-qwen3moe-q4_k_m.gguf";
+  HardwareProfile profile = testing::small_machine();
+  const auto try_with = [&](double bytes_per_s) {
+    profile.ram_read_bytes_per_s = bytes_per_s;
+    for (KernelSpeed& kernel : profile.kernels) kernel.decode_bytes_per_s = bytes_per_s;
+    return try_layers({model, 1, "", profile});
+  };
+  const auto whole = try_with(1e15);
+  ASSERT_TRUE(whole) << whole.error().message;
+  EXPECT_GT(whole->attention_ns, 1);
+  EXPECT_GT(whole->router_ns, 1);
+  EXPECT_GT(whole->experts_ns, 1);
+  const auto nothing = try_with(1);
+  ASSERT_TRUE(nothing) << nothing.error().message;
+  EXPECT_EQ(nothing->attention_ns, 1);
+  EXPECT_EQ(nothing->router_ns, 1);
+  EXPECT_EQ(nothing->experts_ns, 1);
+}
+
+TEST(LayerTrial, WantsExperts) {
+  const HardwareProfile profile = testing::small_machine();
+  const std::string dense = OFFSTAGE_TEST_DATA "/models/llama-s1.gguf";
+  EXPECT_EQ(try_layers({dense, 1, "", profile}).error().code, ErrorCode::kUnsupported);
+  EXPECT_EQ(try_layers({"no such file", 1, "", profile}).error().code, ErrorCode::kNotFound);
 }
 
 TEST(MachineProbe, NamesTheFileThatItCannotUse) {
