@@ -8,7 +8,6 @@
 #include <algorithm>
 #include <array>
 #include <bit>
-#include <cerrno>
 #include <cmath>
 #include <cstring>
 
@@ -16,6 +15,7 @@
 #include "base/checked_math.h"
 #include "cpu/float16.h"
 #include "io/file.h"
+#include "io/whole_file.h"
 
 namespace offstage {
 namespace {
@@ -61,25 +61,6 @@ FileHead head_of(const RouteShape& shape, uint64_t n_tokens) {
   head.record_bytes = record_bytes(shape);
   head.n_tokens = n_tokens;
   return head;
-}
-
-Error errno_error(const std::string& path, std::string_view what) {
-  const int err = errno;
-  return {error_code_of_errno(err), fmt::format("{}: {}: {}", path, what, std::strerror(err))};
-}
-
-Status read_exactly(int fd, const std::string& path, uint64_t offset, std::span<std::byte> out) {
-  while (!out.empty()) {
-    const ssize_t got = ::pread(fd, out.data(), out.size(), static_cast<off_t>(offset));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return tl::unexpected(errno_error(path, "can't be read"));
-    if (got == 0)
-      return make_error(ErrorCode::kTruncated, "{}: at byte {}: expected {} more bytes, actual 0",
-                        path, offset, out.size());
-    offset += static_cast<uint64_t>(got);
-    out = out.subspan(static_cast<size_t>(got));
-  }
-  return {};
 }
 
 Status check_limit(const std::string& path, size_t offset, const char* what, uint32_t value,
@@ -267,15 +248,7 @@ struct RouteLogWriter::File {
     if (!kept && fd.valid()) ::unlink(temporary.c_str());
   }
   Status write(uint64_t offset, std::span<const std::byte> bytes) {
-    while (!bytes.empty()) {
-      const ssize_t put =
-          ::pwrite(fd.get(), bytes.data(), bytes.size(), static_cast<off_t>(offset));
-      if (put < 0 && errno == EINTR) continue;
-      if (put < 0) return tl::unexpected(errno_error(temporary, "can't be written"));
-      offset += static_cast<uint64_t>(put);
-      bytes = bytes.subspan(static_cast<size_t>(put));
-    }
-    return {};
+    return write_exactly(fd.get(), temporary, offset, bytes);
   }
 };
 
@@ -284,7 +257,7 @@ Result<std::unique_ptr<RouteLogWriter>> RouteLogWriter::create(const std::string
                                                                uint32_t rows_max) {
   auto file = std::make_unique<File>();
   file->path = path;
-  file->temporary = fmt::format("{}.{}.tmp", path, ::getpid());
+  file->temporary = temporary_name(path);
   ::unlink(file->temporary.c_str());  // left by a process of the same number that died
   file->fd = UniqueFd(::open(file->temporary.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
   if (!file->fd.valid()) return tl::unexpected(errno_error(file->temporary, "can't be created"));
@@ -364,6 +337,7 @@ Status RouteLogWriter::close() {
     return tl::unexpected(errno_error(file_->temporary, "can't be synced"));
   if (::rename(file_->temporary.c_str(), file_->path.c_str()) != 0)
     return tl::unexpected(errno_error(file_->path, "can't be renamed to"));
+  sync_folder_of(file_->path);
   file_->kept = true;
   return {};
 }

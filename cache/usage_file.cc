@@ -1,17 +1,15 @@
 // The file of cache/usage.h.
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 #include <xxhash.h>
 
 #include <array>
-#include <cerrno>
 #include <cmath>
 #include <cstring>
-#include <filesystem>
 
 #include "cache/usage.h"
 #include "io/file.h"
+#include "io/whole_file.h"
 
 namespace offstage {
 namespace {
@@ -30,11 +28,6 @@ struct FileHead {
   double tokens = 0;
 };
 static_assert(sizeof(FileHead) == 64);
-
-Error errno_error(const std::string& path, std::string_view what) {
-  const int err = errno;
-  return {error_code_of_errno(err), fmt::format("{}: {}: {}", path, what, std::strerror(err))};
-}
 
 Status check_head(const std::string& path, const FileHead& head, const IndexIdentity& identity,
                   uint32_t n_layers, uint32_t n_experts) {
@@ -74,16 +67,7 @@ Result<ExpertUsage> read_usage(const std::string& path, const IndexIdentity& ide
     return make_error(ErrorCode::kTruncated, "{}: expected a file of {} bytes, actual {}", path,
                       expected, status.st_size);
   std::vector<std::byte> bytes(expected);
-  for (size_t done = 0; done < expected;) {
-    const ssize_t got =
-        ::pread(fd.get(), bytes.data() + done, expected - done, static_cast<off_t>(done));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return tl::unexpected(errno_error(path, "can't be read"));
-    if (got == 0)
-      return make_error(ErrorCode::kTruncated, "{}: at byte {}: expected {} more bytes, actual 0",
-                        path, done, expected - done);
-    done += static_cast<size_t>(got);
-  }
+  OFFSTAGE_TRY_VOID(read_exactly(fd.get(), path, 0, bytes));
   FileHead head;
   std::memcpy(&head, bytes.data(), sizeof(head));
   OFFSTAGE_TRY_VOID(check_head(path, head, identity, n_layers, n_experts));
@@ -114,28 +98,7 @@ Status write_usage(const std::string& path, const IndexIdentity& identity,
   std::memcpy(bytes.data() + sizeof(head), usage.calls.data(), 4 * usage.calls.size());
   const uint64_t sum = XXH3_64bits(bytes.data(), bytes.size() - 8);
   std::memcpy(bytes.data() + bytes.size() - 8, &sum, 8);
-  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
-  std::error_code failed;
-  if (!folder.empty()) std::filesystem::create_directories(folder, failed);
-  const std::string temporary = fmt::format("{}.{}.tmp", path, ::getpid());
-  ::unlink(temporary.c_str());  // left by a process of the same number that died
-  const UniqueFd fd(::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644));
-  if (!fd.valid()) return tl::unexpected(errno_error(temporary, "can't be created"));
-  Status status;
-  for (size_t done = 0; status && done < bytes.size();) {
-    const ssize_t put = ::write(fd.get(), bytes.data() + done, bytes.size() - done);
-    if (put < 0 && errno == EINTR) continue;
-    if (put < 0)
-      status = tl::unexpected(errno_error(temporary, "can't be written"));
-    else
-      done += static_cast<size_t>(put);
-  }
-  if (status && ::fsync(fd.get()) != 0)
-    status = tl::unexpected(errno_error(temporary, "can't be synced"));
-  if (status && ::rename(temporary.c_str(), path.c_str()) != 0)
-    status = tl::unexpected(errno_error(path, "can't be renamed to"));
-  if (!status) ::unlink(temporary.c_str());
-  return status;
+  return replace_file(path, bytes);
 }
 
 }  // namespace offstage

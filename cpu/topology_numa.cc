@@ -2,9 +2,6 @@
 
 #include <hwloc.h>
 
-#include <cerrno>
-#include <cstring>
-
 #include "cpu/topology.h"
 
 namespace offstage {
@@ -39,11 +36,6 @@ class HwlocTopology {
   bool loaded_ = false;
 };
 
-Error refused(std::string_view what) {
-  const int err = errno;
-  return {error_code_of_errno(err), fmt::format("--numa: {}: {}", what, std::strerror(err))};
-}
-
 }  // namespace
 
 Status apply_numa(Numa mode, Notices& notices) {
@@ -58,7 +50,7 @@ Status apply_numa(Numa mode, Notices& notices) {
   if (mode == Numa::kDistribute) {
     if (hwloc_set_membind(topology.get(), hwloc_topology_get_allowed_nodeset(topology.get()),
                           HWLOC_MEMBIND_INTERLEAVE, kFlags) != 0)
-      return tl::unexpected(refused("memory can't be distributed over the nodes"));
+      return tl::unexpected(errno_error("--numa", "memory can't be distributed over the nodes"));
     notices.add("numa", fmt::format("memory goes in turns to {} nodes", n_nodes));
     return {};
   }
@@ -70,9 +62,9 @@ Status apply_numa(Numa mode, Notices& notices) {
   if (node == nullptr)
     return make_error(ErrorCode::kUnsupported, "--numa isolate: this thread's node isn't known");
   if (hwloc_set_cpubind(topology.get(), node->cpuset, HWLOC_CPUBIND_THREAD) != 0)
-    return tl::unexpected(refused("threads can't be kept on one node"));
+    return tl::unexpected(errno_error("--numa", "threads can't be kept on one node"));
   if (hwloc_set_membind(topology.get(), node->nodeset, HWLOC_MEMBIND_BIND, kFlags) != 0)
-    return tl::unexpected(refused("memory can't be kept on one node"));
+    return tl::unexpected(errno_error("--numa", "memory can't be kept on one node"));
   notices.add("numa",
               fmt::format("memory and threads stay on node {} of {}", node->os_index, n_nodes));
   return {};

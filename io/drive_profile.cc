@@ -2,19 +2,16 @@
 
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
-#include <unistd.h>
 
 #include <array>
-#include <cerrno>
 #include <charconv>
-#include <cstdio>
-#include <cstring>
 #include <ctime>
 #include <filesystem>
 #include <fstream>
 
 #include "io/extent.h"
 #include "io/index_file.h"
+#include "io/whole_file.h"
 
 namespace offstage {
 namespace {
@@ -25,11 +22,6 @@ constexpr std::string_view kProfileSuffix = ".offstage-drive";
 constexpr std::array<std::string_view, 6> kKeys = {"drive",       "engine", "date",
                                                    "block_bytes", "depth",  "bytes_per_s"};
 constexpr uint64_t kBlockBytesMax = 1u << 30, kDepthMax = 1024;
-
-Error errno_error(const std::string& path, std::string_view what) {
-  const int err = errno;
-  return {error_code_of_errno(err), fmt::format("{}: {}: {}", path, what, std::strerror(err))};
-}
 
 // The first line of a file of /sys, without blanks at its ends; empty if there is none.
 std::string line_of(const std::filesystem::path& path) {
@@ -103,23 +95,11 @@ Result<KeptProfile> read_profile(const std::string& path) {
 }
 
 Status write_profile(const std::string& path, const KeptProfile& profile) {
-  std::error_code ignored;  // the open below says it better
-  const auto folder = std::filesystem::path(path).parent_path();
-  if (!folder.empty()) std::filesystem::create_directories(folder, ignored);
-  const std::string temporary = fmt::format("{}.{}.tmp", path, ::getpid());
-  std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
-  if (!file) return tl::unexpected(errno_error(temporary, "can't be created"));
-  file << fmt::format(
-      "{}\ndrive {}\nengine {}\ndate {}\nblock_bytes {}\ndepth {}\nbytes_per_s {}\n", kFirstLine,
-      profile.drive, profile.engine, profile.date, profile.block_bytes, profile.depth,
-      profile.bytes_per_s);
-  file.close();
-  Status status;
-  if (!file) status = tl::unexpected(errno_error(temporary, "can't be written"));
-  if (status && std::rename(temporary.c_str(), path.c_str()) != 0)
-    status = tl::unexpected(errno_error(path, "can't be renamed to"));
-  if (!status) std::remove(temporary.c_str());
-  return status;
+  return replace_file(
+      path,
+      fmt::format("{}\ndrive {}\nengine {}\ndate {}\nblock_bytes {}\ndepth {}\nbytes_per_s {}\n",
+                  kFirstLine, profile.drive, profile.engine, profile.date, profile.block_bytes,
+                  profile.depth, profile.bytes_per_s));
 }
 
 std::vector<std::string> profile_places(const std::string& model_path) {

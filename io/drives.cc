@@ -3,8 +3,6 @@
 #include <sys/stat.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstring>
 #include <filesystem>
 
 namespace offstage {
@@ -19,10 +17,7 @@ std::string folder_of(const std::string& path) {
 Result<std::string> drive_key(const std::string& path, DriveGrouping grouping) {
   if (grouping == DriveGrouping::kFolder) return folder_of(path);
   struct stat info = {};
-  if (::stat(path.c_str(), &info) != 0) {
-    const int err = errno;
-    return make_error(error_code_of_errno(err), "{}: cannot stat: {}", path, std::strerror(err));
-  }
+  if (::stat(path.c_str(), &info) != 0) return tl::unexpected(errno_error(path, "cannot stat"));
   return fmt::format("{}", info.st_dev);
 }
 

@@ -78,24 +78,15 @@ Result<ReadFile> open_read_file(const std::string& path) {
   // O_NONBLOCK, so that a FIFO answers at once; cleared below, since io_uring would give EAGAIN
   // for a descriptor that has it instead of waiting.
   UniqueFd fd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY));
-  if (!fd.valid()) {
-    const int err = errno;
-    return make_error(error_code_of_errno(err), "{}: cannot open: {}", path, std::strerror(err));
-  }
+  if (!fd.valid()) return tl::unexpected(errno_error(path, "cannot open"));
   struct stat info = {};
-  if (fstat(fd.get(), &info) != 0) {
-    const int err = errno;
-    return make_error(error_code_of_errno(err), "{}: cannot stat: {}", path, std::strerror(err));
-  }
+  if (fstat(fd.get(), &info) != 0) return tl::unexpected(errno_error(path, "cannot stat"));
   if (!S_ISREG(info.st_mode) && !S_ISBLK(info.st_mode)) {
     return make_error(ErrorCode::kInvalidArgument, "{}: not a regular file or block device", path);
   }
   const off_t end = lseek(fd.get(), 0, SEEK_END);  // unlike st_size, right for block devices too
-  if (end < 0 || fcntl(fd.get(), F_SETFL, 0) != 0) {
-    const int err = errno;
-    return make_error(error_code_of_errno(err), "{}: cannot prepare for reading: {}", path,
-                      std::strerror(err));
-  }
+  if (end < 0 || fcntl(fd.get(), F_SETFL, 0) != 0)
+    return tl::unexpected(errno_error(path, "cannot prepare for reading"));
   return ReadFile{path, std::move(fd), static_cast<uint64_t>(end), false};
 }
 

@@ -34,11 +34,7 @@ std::string printable(std::string_view text) {
 Result<GgufReader> GgufReader::open(const std::string& path) {
   // O_NONBLOCK: the open of a FIFO must not wait for a writer. It means nothing to a regular file.
   const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (fd < 0) {
-    const int err = errno;
-    return make_error(error_code_of_errno(err), "{}: can't be opened: {}", path,
-                      std::strerror(err));
-  }
+  if (fd < 0) return tl::unexpected(errno_error(path, "can't be opened"));
   struct stat status = {};
   const int stat_result = ::fstat(fd, &status);
   GgufReader reader(path, fd, static_cast<uint64_t>(std::max<off_t>(status.st_size, 0)));

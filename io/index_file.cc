@@ -2,17 +2,17 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 #include <xxhash.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
-#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <system_error>
+
+#include "io/file.h"
+#include "io/whole_file.h"
 
 namespace offstage {
 namespace {
@@ -31,50 +31,6 @@ struct FileHead {
   IndexIdentity identity;
 };
 static_assert(sizeof(FileHead) == 56);
-
-class File {
- public:
-  explicit File(int fd) : fd_(fd) {}
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  ~File() {
-    if (fd_ >= 0) ::close(fd_);
-  }
-  int fd() const { return fd_; }
-
- private:
-  int fd_;
-};
-
-Error errno_error(const std::string& path, std::string_view what) {
-  const int err = errno;
-  return {error_code_of_errno(err), fmt::format("{}: {}: {}", path, what, std::strerror(err))};
-}
-
-Status read_exactly(const File& file, const std::string& path, uint64_t offset,
-                    std::span<std::byte> out) {
-  while (!out.empty()) {
-    const ssize_t got = ::pread(file.fd(), out.data(), out.size(), static_cast<off_t>(offset));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return tl::unexpected(errno_error(path, "can't be read"));
-    if (got == 0)
-      return make_error(ErrorCode::kTruncated, "{}: at byte {}: expected {} more bytes, actual 0",
-                        path, offset, out.size());
-    offset += static_cast<uint64_t>(got);
-    out = out.subspan(static_cast<size_t>(got));
-  }
-  return {};
-}
-
-Status write_exactly(const File& file, const std::string& path, std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t put = ::write(file.fd(), bytes.data(), bytes.size());
-    if (put < 0 && errno == EINTR) continue;
-    if (put < 0) return tl::unexpected(errno_error(path, "can't be written"));
-    bytes = bytes.subspan(static_cast<size_t>(put));
-  }
-  return {};
-}
 
 uint64_t index_bytes(uint64_t pieces) { return sizeof(FileHead) + 9 * pieces + 8; }
 
@@ -147,12 +103,6 @@ Result<IndexContents> decode(const std::string& path, std::span<const std::byte>
   return contents;
 }
 
-// The rename is durable once the folder is; where a file system refuses, the rename still stands.
-void sync_folder(const std::filesystem::path& folder) {
-  const File file(::open(folder.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY));
-  if (file.fd() >= 0) ::fsync(file.fd());
-}
-
 }  // namespace
 
 std::optional<std::string> cache_folder() {
@@ -170,10 +120,10 @@ Result<IndexIdentity> identify(const GgufModel& model,
   identity.layout_hash = XXH3_64bits(pieces_per_tensor.data(), pieces_per_tensor.size_bytes());
   // Hashes of hashes: no streaming state to allocate.
   for (const GgufShard& shard : model.shards()) {
-    const File file(::open(shard.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-    if (file.fd() < 0) return tl::unexpected(errno_error(shard.path, "can't be opened"));
+    const UniqueFd file(::open(shard.path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+    if (!file.valid()) return tl::unexpected(errno_error(shard.path, "can't be opened"));
     struct stat status = {};
-    if (::fstat(file.fd(), &status) != 0)
+    if (::fstat(file.get(), &status) != 0)
       return tl::unexpected(errno_error(shard.path, "can't be examined"));
     if (static_cast<uint64_t>(status.st_size) != shard.file_bytes)
       return make_error(ErrorCode::kCorrupt,
@@ -183,7 +133,7 @@ Result<IndexIdentity> identify(const GgufModel& model,
     uint64_t header_hash = 0;
     for (uint64_t offset = 0; offset < shard.header_bytes; offset += chunk.size()) {
       const uint64_t n = std::min<uint64_t>(chunk.size(), shard.header_bytes - offset);
-      OFFSTAGE_TRY_VOID(read_exactly(file, shard.path, offset, std::span(chunk).first(n)));
+      OFFSTAGE_TRY_VOID(read_exactly(file.get(), shard.path, offset, std::span(chunk).first(n)));
       header_hash = XXH3_64bits_withSeed(chunk.data(), n, header_hash);
     }
     const std::array<int64_t, 2> mtime = {status.st_mtim.tv_sec, status.st_mtim.tv_nsec};
@@ -211,39 +161,24 @@ std::vector<std::string> index_places(const std::string& model_path) {
 
 Result<IndexContents> read_index(const std::string& path, const IndexIdentity& identity,
                                  uint64_t pieces) {
-  const File file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
-  if (file.fd() < 0) return tl::unexpected(errno_error(path, "can't be opened"));
+  const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
+  if (!file.valid()) return tl::unexpected(errno_error(path, "can't be opened"));
   struct stat status = {};
-  if (::fstat(file.fd(), &status) != 0)
+  if (::fstat(file.get(), &status) != 0)
     return tl::unexpected(errno_error(path, "can't be examined"));
   if (!S_ISREG(status.st_mode))
     return make_error(ErrorCode::kCorrupt, "{}: expected a regular file", path);
   FileHead head;
-  OFFSTAGE_TRY_VOID(read_exactly(file, path, 0, std::as_writable_bytes(std::span(&head, 1))));
+  OFFSTAGE_TRY_VOID(read_exactly(file.get(), path, 0, std::as_writable_bytes(std::span(&head, 1))));
   OFFSTAGE_TRY_VOID(
       check_head(path, head, identity, pieces, static_cast<uint64_t>(status.st_size)));
   std::vector<std::byte> bytes(index_bytes(pieces));
-  OFFSTAGE_TRY_VOID(read_exactly(file, path, 0, bytes));
+  OFFSTAGE_TRY_VOID(read_exactly(file.get(), path, 0, bytes));
   return decode(path, bytes);
 }
 
 Status write_index(const std::string& path, const IndexContents& contents) {
-  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
-  std::error_code failed;
-  if (!folder.empty()) std::filesystem::create_directories(folder, failed);
-  const std::string temporary = fmt::format("{}.{}.tmp", path, ::getpid());
-  ::unlink(temporary.c_str());  // left by a process of the same number that died
-  const int fd = ::open(temporary.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-  if (fd < 0) return tl::unexpected(errno_error(temporary, "can't be created"));
-  const File file(fd);
-  Status status = write_exactly(file, temporary, encode(contents));
-  if (status && ::fsync(fd) != 0)
-    status = tl::unexpected(errno_error(temporary, "can't be synced"));
-  if (status && ::rename(temporary.c_str(), path.c_str()) != 0)
-    status = tl::unexpected(errno_error(path, "can't be renamed to"));
-  if (!status) ::unlink(temporary.c_str());
-  if (status) sync_folder(folder.empty() ? "." : folder);
-  return status;
+  return replace_file(path, encode(contents));
 }
 
 }  // namespace offstage

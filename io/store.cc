@@ -4,12 +4,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstring>
 #include <filesystem>
 
 #include "base/check.h"
 #include "io/file.h"
+#include "io/whole_file.h"
 
 namespace offstage {
 namespace {
@@ -18,24 +18,6 @@ constexpr std::string_view kStoreSuffix = ".offstage-store";
 
 uint64_t head_bytes(uint64_t n_hashes) {
   return round_up(sizeof(StoreHead) + 8 * n_hashes + 8, kSectorBytes);
-}
-
-Status read_at(int fd, const std::string& path, uint64_t offset, std::span<std::byte> out) {
-  while (!out.empty()) {
-    const ssize_t got = ::pread(fd, out.data(), out.size(), static_cast<off_t>(offset));
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) {
-      const int err = errno;
-      return make_error(error_code_of_errno(err), "{}: reading at offset {}: {}", path, offset,
-                        std::strerror(err));
-    }
-    if (got == 0)
-      return make_error(ErrorCode::kTruncated, "{}: at offset {}: expected {} more bytes, actual 0",
-                        path, offset, out.size());
-    offset += static_cast<uint64_t>(got);
-    out = out.subspan(static_cast<size_t>(got));
-  }
-  return {};
 }
 
 Status check_head(const std::string& path, const StoreHead& head, uint64_t file_bytes) {
@@ -133,19 +115,18 @@ std::vector<std::byte> encode_store_head(const StoreHead& head, std::span<const 
 Result<StoreFile> read_store_file(const std::string& path) {
   const UniqueFd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   struct stat info = {};
-  if (!fd.valid() || ::fstat(fd.get(), &info) != 0) {
-    const int err = errno;
-    return make_error(error_code_of_errno(err), "{}: cannot open: {}", path, std::strerror(err));
-  }
+  if (!fd.valid() || ::fstat(fd.get(), &info) != 0)
+    return tl::unexpected(errno_error(path, "cannot open"));
   if (!S_ISREG(info.st_mode))
     return make_error(ErrorCode::kCorrupt, "{}: not a regular file", path);
   const auto file_bytes = static_cast<uint64_t>(info.st_size);
   StoreFile file;
-  OFFSTAGE_TRY_VOID(read_at(fd.get(), path, 0, std::as_writable_bytes(std::span(&file.head, 1))));
+  OFFSTAGE_TRY_VOID(
+      read_exactly(fd.get(), path, 0, std::as_writable_bytes(std::span(&file.head, 1))));
   OFFSTAGE_TRY_VOID(check_head(path, file.head, file_bytes));
   const uint64_t sum_offset = sizeof(StoreHead) + 8 * file.head.n_hashes;
   std::vector<std::byte> bytes(sum_offset + 8);
-  OFFSTAGE_TRY_VOID(read_at(fd.get(), path, 0, bytes));
+  OFFSTAGE_TRY_VOID(read_exactly(fd.get(), path, 0, bytes));
   uint64_t sum;
   std::memcpy(&sum, bytes.data() + sum_offset, sizeof(sum));
   const uint64_t actual = hash_piece(std::span(bytes).first(sum_offset));

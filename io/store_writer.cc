@@ -8,42 +8,16 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstring>
 #include <filesystem>
 #include <map>
 #include <system_error>
 
 #include "base/check.h"
 #include "base/units.h"
+#include "io/whole_file.h"
 
 namespace offstage {
 namespace {
-
-Error errno_error(const std::string& path, std::string_view what) {
-  const int err = errno;
-  return {error_code_of_errno(err), fmt::format("{}: {}: {}", path, what, std::strerror(err))};
-}
-
-Status write_at(int fd, const std::string& path, uint64_t offset,
-                std::span<const std::byte> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t put = ::pwrite(fd, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-    if (put < 0 && errno == EINTR) continue;
-    if (put < 0)
-      return tl::unexpected(
-          errno_error(path, fmt::format("writing {} bytes at offset {}", bytes.size(), offset)));
-    offset += static_cast<uint64_t>(put);
-    bytes = bytes.subspan(static_cast<size_t>(put));
-  }
-  return {};
-}
-
-// A rename is durable once its folder is; where a file system refuses, the rename still stands.
-void sync_folder_of(const std::string& path) {
-  const std::string folder = std::filesystem::path(path).parent_path().string();
-  const UniqueFd fd(::open(folder.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY));
-  if (fd.valid()) ::fsync(fd.get());
-}
 
 // The room is taken now, not found missing at the end.
 Status take_room(int fd, const std::string& path, uint64_t bytes) {
@@ -187,8 +161,8 @@ Status StoreWriter::write(size_t piece, std::span<const std::byte> bytes, PieceH
   for (uint32_t i = 0; i < stripe_count(extent); ++i) {
     if (!drives_[i].fd.valid()) continue;
     const Extent part = stripe(extent, i);
-    OFFSTAGE_TRY_VOID(write_at(drives_[i].fd.get(), drives_[i].temporary, part.offset,
-                               bytes.subspan(i * extent.stripe_bytes, part.bytes)));
+    OFFSTAGE_TRY_VOID(write_exactly(drives_[i].fd.get(), drives_[i].temporary, part.offset,
+                                    bytes.subspan(i * extent.stripe_bytes, part.bytes)));
   }
   progress_.hashes[piece] = hash;
   progress_.states[piece] = kWritten;
@@ -225,7 +199,7 @@ Status StoreWriter::finish(std::span<const PieceHash> hashes) {
                         drive.path, head.set, drive.set);
     }
     OFFSTAGE_TRY_VOID(
-        write_at(drive.fd.get(), drive.temporary, 0, encode_store_head(head, hashes)));
+        write_exactly(drive.fd.get(), drive.temporary, 0, encode_store_head(head, hashes)));
   }
   OFFSTAGE_TRY_VOID(checkpoint());
   for (Drive& drive : drives_) {

@@ -10,9 +10,7 @@
 #include <algorithm>
 #include <atomic>
 #include <boost/lockfree/spsc_queue.hpp>
-#include <cerrno>
 #include <chrono>
-#include <cstring>
 #include <future>
 #include <thread>
 
@@ -277,11 +275,7 @@ Result<std::unique_ptr<IoEngine>> open_uring_engine(std::vector<ReadFile>& files
                                                     const IoEngineOptions& options,
                                                     Notices& notices) {
   UniqueFd wake_fd(eventfd(0, EFD_CLOEXEC));
-  if (!wake_fd.valid()) {
-    const int err = errno;
-    return make_error(error_code_of_errno(err), "io_uring: cannot make an eventfd: {}",
-                      std::strerror(err));
-  }
+  if (!wake_fd.valid()) return tl::unexpected(errno_error("io_uring", "cannot make an eventfd"));
   auto engine = std::make_unique<UringEngine>(options.depth, std::move(wake_fd));
   OFFSTAGE_TRY_VOID(engine->start(files, options, notices));
   return engine;

@@ -3,9 +3,7 @@
 #include <signal.h>
 #include <unistd.h>
 
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <sstream>
@@ -90,9 +88,7 @@ Result<std::string> read_text_file(const std::string& path) {
     return text.str();
   }
   std::ifstream file(path, std::ios::binary);
-  if (!file)
-    return make_error(error_code_of_errno(errno), "{}: cannot open: {}", path,
-                      std::strerror(errno));
+  if (!file) return tl::unexpected(errno_error(path, "cannot open"));
   text << file.rdbuf();
   if (file.bad()) return make_error(ErrorCode::kIo, "{}: cannot read", path);
   return text.str();

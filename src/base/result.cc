@@ -1,6 +1,7 @@
 #include "base/result.h"
 
 #include <cerrno>
+#include <cstring>
 
 namespace offstage {
 
@@ -33,6 +34,11 @@ ErrorCode error_code_of_errno(int err) {
     case ENAMETOOLONG: return ErrorCode::kInvalidArgument;
     default: return ErrorCode::kIo;
   }
+}
+
+Error errno_error(const std::string& path, std::string_view what) {
+  const int err = errno;
+  return {error_code_of_errno(err), fmt::format("{}: {}: {}", path, what, std::strerror(err))};
 }
 
 }  // namespace offstage

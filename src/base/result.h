@@ -51,6 +51,9 @@ template <typename... Args>
 // The code that an errno of open/read/mmap maps to, so that every caller maps alike.
 ErrorCode error_code_of_errno(int err);
 
+// Of the call that has just failed: "path: what: errno's text".
+Error errno_error(const std::string& path, std::string_view what);
+
 }  // namespace offstage
 
 // OFFSTAGE_TRY(auto file, File::open(path));   declares `file`, or returns the error.

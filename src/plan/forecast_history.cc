@@ -1,13 +1,9 @@
 #include "plan/forecast_history.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <cstdio>
-#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <limits>
@@ -15,6 +11,7 @@
 
 #include "base/units.h"
 #include "io/index_file.h"
+#include "io/whole_file.h"
 
 namespace offstage {
 namespace {
@@ -22,11 +19,6 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr uint64_t kFileBytesMax = 16ull << 20;  // 256 lines of under a KiB, with much room
-
-Error errno_error(const std::string& path, std::string_view what) {
-  const int err = errno;
-  return {error_code_of_errno(err), fmt::format("{}: {}: {}", path, what, std::strerror(err))};
-}
 
 Json number_or_null(std::optional<double> value) { return value ? Json(*value) : Json(); }
 
@@ -232,19 +224,9 @@ Status keep_forecast(const std::string& path, const KeptForecast& kept) {
   lines.push_back(forecast_text(kept));
   if (lines.size() > kForecastsKept)
     lines.erase(lines.begin(), lines.end() - static_cast<ptrdiff_t>(kForecastsKept));
-  std::error_code ignored;  // the open below says it better
-  std::filesystem::create_directories(std::filesystem::path(path).parent_path(), ignored);
-  const std::string temporary = fmt::format("{}.{}.tmp", path, ::getpid());
-  std::ofstream file(temporary, std::ios::binary | std::ios::trunc);
-  if (!file) return tl::unexpected(errno_error(temporary, "can't be created"));
-  for (const std::string& line : lines) file << line << '\n';
-  file.close();
-  Status status;
-  if (!file) status = tl::unexpected(errno_error(temporary, "can't be written"));
-  if (status && std::rename(temporary.c_str(), path.c_str()) != 0)
-    status = tl::unexpected(errno_error(path, "can't be renamed to"));
-  if (!status) std::remove(temporary.c_str());
-  return status;
+  std::string text;
+  for (const std::string& line : lines) text += line + '\n';
+  return replace_file(path, text);
 }
 
 }  // namespace offstage

@@ -1,20 +1,15 @@
 #include "plan/hardware_profile.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cmath>
-#include <cstdio>
-#include <cstring>
-#include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "base/check.h"
 #include "io/extent.h"
 #include "io/index_file.h"
+#include "io/whole_file.h"
 
 namespace offstage {
 namespace {
@@ -121,11 +116,6 @@ DriveSpeed read_drive(ObjectReader reader) {
   reader.number("read_p99_ns", drive.read_p99_ns, 0, kTimeMax);
   if (reader.has("answers_together")) reader.truth("answers_together", drive.answers_together);
   return drive;
-}
-
-Error errno_error(const std::string& path, std::string_view what) {
-  const int err = errno;
-  return {error_code_of_errno(err), fmt::format("{}: {}: {}", path, what, std::strerror(err))};
 }
 
 void read_cpu(ObjectReader reader, HardwareProfile& profile, Status& status) {
@@ -277,20 +267,7 @@ std::optional<std::string> kept_profile_path() {
 }
 
 Status keep_profile(const std::string& path, const HardwareProfile& profile) {
-  std::error_code ignored;  // the open below says it better
-  const auto folder = std::filesystem::path(path).parent_path();
-  if (!folder.empty()) std::filesystem::create_directories(folder, ignored);
-  const std::string temporary = fmt::format("{}.{}.tmp", path, ::getpid());
-  std::ofstream file(temporary, std::ios::trunc);
-  if (!file) return tl::unexpected(errno_error(temporary, "can't be created"));
-  file << profile_text(profile);
-  file.close();
-  Status status;
-  if (!file) status = tl::unexpected(errno_error(temporary, "can't be written"));
-  if (status && std::rename(temporary.c_str(), path.c_str()) != 0)
-    status = tl::unexpected(errno_error(path, "can't be renamed to"));
-  if (!status) std::remove(temporary.c_str());
-  return status;
+  return replace_file(path, profile_text(profile));
 }
 
 }  // namespace offstage
