@@ -31,6 +31,8 @@ struct RunFlags {
   int64_t seed = -1;
   int32_t n_predict = 128;
   bool ignore_eos = false, json = false, verbose_tokens = false, parse_special = true;
+  // Those of a prompt that is taken as it stands, known before the plan.
+  std::optional<std::vector<TokenId>> prompt_tokens;
   CLI::Option* prompt_option = nullptr;
   CLI::Option* prompt_file_option = nullptr;
 
@@ -91,6 +93,7 @@ Result<std::vector<TokenId>> encode_plain(const RunFlags& flags, const Tokenizer
 // The prompt's tokens: the text as it stands, or, if the flags speak of a chat, one turn of it.
 Result<std::vector<TokenId>> encode_prompt(const Runtime& runtime, const RunFlags& flags,
                                            const std::optional<Chat>& chat) {
+  if (flags.prompt_tokens) return *flags.prompt_tokens;
   if (!chat) return encode_plain(flags, runtime.tokenizer());
   Conversation conversation = begin_conversation(*chat, flags.chat);
   conversation.add_user(flags.prompt);
@@ -227,8 +230,10 @@ Result<int> run(RunFlags flags) {
   }
   if (!flags.interactive() && !flags.chat.given())
     flags.model.longest_prompt = [&flags](const Tokenizer& tokenizer) {
-      const auto prompt = encode_plain(flags, tokenizer);
-      return prompt ? static_cast<uint32_t>(prompt->size()) : 0;  // run_prompt() says the error
+      auto prompt = encode_plain(flags, tokenizer);
+      if (!prompt) return 0u;  // run_prompt() says the error
+      flags.prompt_tokens = std::move(*prompt);
+      return static_cast<uint32_t>(flags.prompt_tokens->size());
     };
   RunForecast forecast(!flags.model.no_forecast);
   flags.model.keep_first_routes = forecast.is_on();
