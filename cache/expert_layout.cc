@@ -27,8 +27,11 @@ void place_in_store(std::vector<ExpertLayerFacts>& layers, uint32_t n_experts,
       const Extent& first = store.extents[piece + m];
       layer[m].file = static_cast<uint32_t>(first_file) + first.file;
       layer[m].offset = first.offset;
-      layer[m].stride_bytes = store.extents[next_expert + m].offset - first.offset;
+      const Extent& next = store.extents[next_expert + m];
+      layer[m].stride_bytes = next.offset - first.offset;
       layer[m].stripe_bytes = first.stripe_bytes;
+      layer[m].turn = first.turn;
+      layer[m].turn_stride = next.turn - first.turn;
     }
     piece += size_t{n_experts} * kExpertMatrices;
   }

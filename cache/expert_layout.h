@@ -33,10 +33,13 @@ struct ExpertTensorFacts {
   uint64_t bytes_per_expert = 0;
   uint64_t stride_bytes = 0;  // 0: bytes_per_expert, as in a GGUF
   uint64_t stripe_bytes = 0;  // Extent::stripe_bytes
+  uint32_t turn = 0;          // Extent::turn, of expert 0
+  uint32_t turn_stride = 0;   // from an expert's to the next one's
 
   Extent extent(uint32_t expert) const {
     const uint64_t stride = stride_bytes == 0 ? bytes_per_expert : stride_bytes;
-    return {file, offset + expert * stride, bytes_per_expert, stripe_bytes};
+    return {file, offset + expert * stride, bytes_per_expert, stripe_bytes,
+            turn + expert * turn_stride};
   }
 };
 

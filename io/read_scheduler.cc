@@ -90,7 +90,7 @@ void ReadScheduler::State::start(const ReadJob& request) {
     job.block_bytes = round_up((longest + count - 1) / count, kSectorBytes);
     for (uint32_t i = 0; i < job.n_stripes; ++i) {
       // Two files of one drive: the job is in its lane once.
-      JobList& lane = drives[drive_of(extent.file + i)].lane(request.lane);
+      JobList& lane = drives[drive_of(stripe_file(extent, i))].lane(request.lane);
       if (!lane.contains(index)) lane.push_back(index);
     }
   }
@@ -118,7 +118,7 @@ bool ReadScheduler::State::promote(uint64_t cookie) {
     drive.lane(ReadLane::kDemand).push_back(index);
   }
   for (uint32_t i = 0; i < job.n_stripes; ++i) {
-    Drive& drive = drives[drive_of(job.request.extent.file + i)];
+    Drive& drive = drives[drive_of(stripe_file(job.request.extent, i))];
     drive.in_flight_of(ReadLane::kPrefetch) -= job.stripes[i].in_flight;
     drive.in_flight_of(ReadLane::kDemand) += job.stripes[i].in_flight;
   }

@@ -65,7 +65,7 @@ void ReadScheduler::State::issue_new(Drive& drive, ReadLane lane) {
 uint32_t ReadScheduler::State::stripe_to_issue(const Job& job, const Drive& drive) const {
   const Extent& extent = job.request.extent;
   uint32_t i = 0;
-  while (i < job.n_stripes && (&drives[drive_of(extent.file + i)] != &drive ||
+  while (i < job.n_stripes && (&drives[drive_of(stripe_file(extent, i))] != &drive ||
                                job.stripes[i].issued_bytes == span_bytes(stripe(extent, i))))
     ++i;
   return i;
@@ -104,7 +104,7 @@ void ReadScheduler::State::push(uint32_t block_index) {
   const Extent& extent = job.request.extent;
   const uint64_t at = block.begin + block.got;
   batch.push_back({.tag = block_index,
-                   .file = extent.file + block.stripe,
+                   .file = stripe_file(extent, block.stripe),
                    .offset = span_offset(extent) + at,
                    .buffer = job.request.buffer + block.stripe * extent.stripe_bytes + at,
                    .bytes = block.bytes - block.got});

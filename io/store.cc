@@ -24,9 +24,10 @@ Status check_head(const std::string& path, const StoreHead& head, uint64_t file_
   const StoreHead expected;
   if (head.magic != expected.magic)
     return make_error(ErrorCode::kCorrupt, "{}: at offset 0: expected the magic 'OFFSTORE'", path);
-  if (head.version != expected.version)
-    return make_error(ErrorCode::kUnsupported, "{}: at offset 8: expected version {}, actual {}",
-                      path, expected.version, head.version);
+  if (head.version < 1 || head.version > kStoreVersion)
+    return make_error(ErrorCode::kUnsupported,
+                      "{}: at offset 8: expected version 1 to {}, actual {}", path, kStoreVersion,
+                      head.version);
   // Before anything is allocated for what the head says.
   if (head.n_hashes > file_bytes / 8 || head_bytes(head.n_hashes) > file_bytes)
     return make_error(ErrorCode::kTruncated,
@@ -64,15 +65,17 @@ Status check_belongs(const std::string& path, const StoreHead& head, const Store
 }  // namespace
 
 StoreLayout lay_out_store(const IndexIdentity& model, uint64_t n_hashes,
-                          std::vector<StorePiece> pieces, uint32_t n_drives) {
+                          std::vector<StorePiece> pieces, uint32_t n_drives, uint32_t version) {
   CHECK_GT(n_drives, 0u);
   CHECK_LE(n_drives, kStripesMax);
-  StoreLayout layout{model, n_hashes, n_drives, std::move(pieces), {}, 0, 0};
-  std::vector<uint64_t> facts = {n_drives};
+  const bool takes_turns = version > 1;
+  StoreLayout layout{model, n_hashes, n_drives, std::move(pieces), {}, 0, 0, version};
+  std::vector<uint64_t> facts = {takes_turns ? n_drives + (uint64_t{version} << 32) : n_drives};
   uint64_t offset = head_bytes(n_hashes);
   for (const StorePiece& piece : layout.pieces) {
     const uint64_t stripe_bytes = round_up((piece.bytes + n_drives - 1) / n_drives, kSectorBytes);
-    layout.extents.push_back({0, offset, piece.bytes, stripe_bytes});
+    const auto turn = takes_turns ? static_cast<uint32_t>(layout.extents.size()) : 0;
+    layout.extents.push_back({0, offset, piece.bytes, stripe_bytes, turn});
     offset += stripe_bytes;
     facts.push_back(piece.bytes);
   }
@@ -89,6 +92,7 @@ std::string store_path(const std::string& folder, const std::string& model_path)
 StoreHead store_head(const StoreLayout& layout, std::span<const PieceHash> hashes, uint32_t drive) {
   CHECK_EQ(hashes.size(), layout.n_hashes);
   StoreHead head;
+  head.version = layout.version;
   head.n_drives = layout.n_drives;
   head.drive = drive;
   head.model = layout.model;
@@ -159,6 +163,9 @@ Result<Store> open_store(StoreLayout layout, const std::vector<std::string>& fol
       return make_error(ErrorCode::kNotFound,
                         "{}: no store of the model is here; `offstage pack` makes one", path);
     if (!file) return tl::unexpected(std::move(file).error());
+    if (set_path.empty() && file->head.version != layout.version)
+      layout = lay_out_store(layout.model, layout.n_hashes, std::move(layout.pieces),
+                             layout.n_drives, file->head.version);
     OFFSTAGE_TRY_VOID(check_belongs(path, file->head, layout));
     std::string& known = store.paths[file->head.drive];
     if (!known.empty())

@@ -159,9 +159,10 @@ Status StoreWriter::write(size_t piece, std::span<const std::byte> bytes, PieceH
   const Extent& extent = layout_.extents[piece];
   CHECK_EQ(bytes.size(), extent.bytes);
   for (uint32_t i = 0; i < stripe_count(extent); ++i) {
-    if (!drives_[i].fd.valid()) continue;
     const Extent part = stripe(extent, i);
-    OFFSTAGE_TRY_VOID(write_exactly(drives_[i].fd.get(), drives_[i].temporary, part.offset,
+    const Drive& drive = drives_[part.file];
+    if (!drive.fd.valid()) continue;
+    OFFSTAGE_TRY_VOID(write_exactly(drive.fd.get(), drive.temporary, part.offset,
                                     bytes.subspan(i * extent.stripe_bytes, part.bytes)));
   }
   progress_.hashes[piece] = hash;

@@ -161,7 +161,9 @@ void add_listings(const InspectFlags& flags, const Card& card, nlohmann::ordered
                       {"shard", extent.file},
                       {"offset", extent.offset},
                       {"bytes", extent.bytes}});
-      if (extent.stripe_bytes != 0) list.back()["stripe_bytes"] = extent.stripe_bytes;
+      if (extent.stripe_bytes == 0) return;
+      list.back()["stripe_bytes"] = extent.stripe_bytes;
+      list.back()["first_stripe_shard"] = stripe_file(extent, 0);
     });
     json["expert_extents"] = std::move(list);
   }
@@ -221,10 +223,12 @@ Result<int> inspect(const InspectFlags& flags) {
     if (flags.experts)
       for_each_expert_extent(card, [](uint32_t layer, uint32_t expert, const std::string& tensor,
                                       const Extent& extent) {
-        fmt::print(
-            "layer {} expert {} {} shard {} offset {} bytes {}{}\n", layer, expert, tensor,
-            extent.file, extent.offset, extent.bytes,
-            extent.stripe_bytes == 0 ? "" : fmt::format(" in stripes of {}", extent.stripe_bytes));
+        fmt::print("layer {} expert {} {} shard {} offset {} bytes {}{}\n", layer, expert, tensor,
+                   extent.file, extent.offset, extent.bytes,
+                   extent.stripe_bytes == 0
+                       ? ""
+                       : fmt::format(" in stripes of {}, the first in shard {}",
+                                     extent.stripe_bytes, stripe_file(extent, 0)));
       });
   }
   return report.mismatch_count == 0 ? kExitOk : kExitError;

@@ -57,6 +57,7 @@ TEST_F(PackCommand, PackedRunsGiveTheTokensOfRunsInPlace) {
   EXPECT_EQ(card["verify"]["mismatch_count"], 0);
   EXPECT_EQ(card["verify"]["already_known"], card["verify"]["pieces"]);
   EXPECT_GT(card["expert_extents"][0]["stripe_bytes"], 0);
+  EXPECT_GE(card["expert_extents"][0]["first_stripe_shard"], card["expert_extents"][0]["shard"]);
 }
 
 TEST_F(PackCommand, WhatIsMissingIsSaid) {

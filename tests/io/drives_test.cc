@@ -194,6 +194,7 @@ TEST_P(DrivesTest, ReadsStripedExtents) {
       striped(131'072, 4'000, 4'096),     // on one
       {1, 5'000, 70'001},                 // beside plain ones
       striped(262'144, 196'608, 65'536),  // even
+      {0, 655'360, 180'000, 61'440, 4},   // the second drive has its first stripe
   };
   for (uint64_t i = 0; i < extents.size(); ++i)
     scheduler_->start(job(i, extents[i], i == 4 ? ReadLane::kPrefetch : ReadLane::kDemand));

@@ -37,10 +37,11 @@ class StoreTest : public ::testing::Test {
     for (uint64_t i = 0; i < kHashes; ++i) hashes_.push_back(1000 + i);
   }
 
-  static StoreLayout layout(uint32_t n_drives = 3, uint64_t model_bytes = 123) {
+  static StoreLayout layout(uint32_t n_drives = 3, uint64_t model_bytes = 123,
+                            uint32_t version = kStoreVersion) {
     std::vector<StorePiece> pieces;
     for (uint32_t i = 0; i < kPieces; ++i) pieces.push_back({{1, i}, kPieceBytes[i]});
-    return lay_out_store({model_bytes, 1, 2, 3}, kHashes, std::move(pieces), n_drives);
+    return lay_out_store({model_bytes, 1, 2, 3}, kHashes, std::move(pieces), n_drives, version);
   }
   std::vector<std::string> folders(uint32_t n_drives = 3) const {
     return {folders_.begin(), folders_.begin() + n_drives};
@@ -112,6 +113,44 @@ TEST_F(StoreTest, StripesAreEqualAndEveryByteIsThere) {
     EXPECT_EQ(std::filesystem::file_size(path(d)), stripes.file_bytes);
     EXPECT_EQ(files_in(d), 1u);
   }
+}
+
+// Nine sectors over two drives are five and four: in the end both have read as much.
+TEST_F(StoreTest, TheShortestStripeIsEachDrivesInTurn) {
+  for (const auto& [n_drives, sectors] : {std::pair{2u, 9u}, {3u, 10u}, {4u, 13u}}) {
+    constexpr uint32_t kTurns = 12;
+    std::vector<StorePiece> pieces(kTurns, {{1, 0}, sectors * kSectorBytes});
+    const StoreLayout turns = lay_out_store({}, kTurns, std::move(pieces), n_drives);
+    std::vector<uint64_t> bytes(n_drives, 0);
+    for (const Extent& extent : turns.extents)
+      for (uint32_t s = 0; s < stripe_count(extent); ++s)
+        bytes[stripe(extent, s).file] += stripe(extent, s).bytes;
+    const uint64_t share = kTurns * sectors * kSectorBytes / n_drives;
+    EXPECT_EQ(bytes, std::vector<uint64_t>(n_drives, share)) << n_drives;
+  }
+}
+
+TEST_F(StoreTest, AnEarlierVersionIsRead) {
+  const StoreLayout earlier = layout(3, 123, 1);
+  pack(earlier);
+  expect_right_bytes();
+  EXPECT_EQ(open()->layout.version, 1u);
+  EXPECT_EQ(open()->layout.extents, earlier.extents);
+  EXPECT_NE(earlier.extents, layout().extents);
+  EXPECT_FALSE(writer(layout())->is_done());  // another pack makes the new one
+  const Bytes old = read_file(path(1));
+  pack(layout());
+  expect_right_bytes();
+  write_file(path(1), old);
+  expect_open_fails(ErrorCode::kCorrupt, path(1), "laid out differently");
+}
+
+TEST_F(StoreTest, ALaterVersionIsRefused) {
+  pack(layout());
+  Bytes file = read_file(path(0));
+  file[8] = std::byte{kStoreVersion + 1};
+  write_file(path(0), file);
+  expect_open_fails(ErrorCode::kUnsupported, path(0), "expected version 1 to 2, actual 3");
 }
 
 TEST_F(StoreTest, TheOrderOfTheFoldersDoesNotMatter) {
