@@ -28,9 +28,8 @@ std::vector<TokenId> drawn_tokens(uint32_t n, uint32_t n_vocab) {
 }
 
 // Of the tokens after the warm ones, by cause. The sweeps are the caller's time.
-Result<std::vector<CauseTimes>> decode(Runtime& runtime) {
-  const CacheSweep weights(
-      std::clamp(2 * last_level_cache_bytes(), kSweptBytesMin, kSweptBytesMax));
+Result<std::vector<CauseTimes>> decode(Runtime& runtime, size_t swept_bytes) {
+  const CacheSweep weights(swept_bytes);
   std::vector<CauseTimes> times;
   GenerateOptions options;
   options.on_record = [&](const TokenRecord& record) {
@@ -84,7 +83,10 @@ Result<LayerTrial> try_layers(const LayerTrialParts& parts) {
   if (!runtime->plan().all_resident(runtime->file().expert_layout()))
     return make_error(ErrorCode::kBudget, "{}: a layer trial needs all experts in RAM",
                       parts.model);
-  OFFSTAGE_TRY(std::vector<CauseTimes> tokens, decode(*runtime));
+  const size_t swept_bytes = parts.swept_bytes != 0 ? parts.swept_bytes
+                                                    : std::clamp(2 * last_level_cache_bytes(),
+                                                                 kSweptBytesMin, kSweptBytesMax);
+  OFFSTAGE_TRY(std::vector<CauseTimes> tokens, decode(*runtime, swept_bytes));
 
   const PlannedModel model = planned_file(runtime->shared_file());
   const HardwareProfile flowing = only_flowing(parts.profile);

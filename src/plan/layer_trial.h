@@ -8,6 +8,7 @@
 // width is an assumption.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -21,6 +22,7 @@ struct LayerTrialParts {
   uint32_t threads = 0;
   std::string isa;
   const HardwareProfile& profile;  // speeds of its kernels and of RAM
+  size_t swept_bytes = 0;          // before each token; 0: more than the last cache has
 };
 
 // Of one layer, the median token's; ≥ 1, so that it is told from a profile that doesn't know.

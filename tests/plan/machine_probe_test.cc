@@ -191,7 +191,7 @@ TEST(LayerTrial, TakesTheWeightsTimeAway) {
   const auto try_with = [&](double bytes_per_s) {
     profile.ram_read_bytes_per_s = bytes_per_s;
     for (KernelSpeed& kernel : profile.kernels) kernel.decode_bytes_per_s = bytes_per_s;
-    return try_layers({model, 1, "", profile});
+    return try_layers({model, 1, "", profile, 1u << 20});
   };
   const auto whole = try_with(1e15);
   ASSERT_TRUE(whole) << whole.error().message;
