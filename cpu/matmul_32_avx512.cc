@@ -2,6 +2,7 @@
 // lanes for many (prefill). The integers are exact and the floats follow README, so both give the
 // same bits.
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 
 #include "cpu/activations.h"
@@ -72,8 +73,17 @@ OFFSTAGE_INLINE __m512i spread8(const void* p) {
   return _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 0, 2, 2, 1, 1, 3, 3), eight);
 }
 
-// Partial sums of one row pair (z[r][g], lane b) → dword 4b + 2r + g: the sum of block 4g + b.
+// Partial sums of one row pair (z[r][g], lane b) → dword 4b + 2r + g: the sum of block 4g + b. Each
+// of them is eight products, which 16 bits hold if the format's quants are small.
+template <typename Format>
 OFFSTAGE_INLINE __m512i sum_pair(__m512i z00, __m512i z01, __m512i z10, __m512i z11) {
+  if constexpr (8 * Format::kQuantMax * 128 <= INT16_MAX) {
+    const __m512i one = _mm512_set1_epi16(1);
+    const __m512 row0 = _mm512_castsi512_ps(_mm512_madd_epi16(_mm512_packs_epi32(z00, z01), one));
+    const __m512 row1 = _mm512_castsi512_ps(_mm512_madd_epi16(_mm512_packs_epi32(z10, z11), one));
+    return _mm512_add_epi32(_mm512_castps_si512(_mm512_shuffle_ps(row0, row1, 0x88)),
+                            _mm512_castps_si512(_mm512_shuffle_ps(row0, row1, 0xdd)));
+  }
   const __m512i row0 =
       _mm512_add_epi32(_mm512_unpacklo_epi32(z00, z01), _mm512_unpackhi_epi32(z00, z01));
   const __m512i row1 =
@@ -112,7 +122,7 @@ OFFSTAGE_INLINE void dot4_run(const std::byte* const* at, const ActivationRun32*
     for (int t = 0; t < kTokens; ++t) {
       const __m512i sum_a = spread8(x[t]->sum);
       const __m512 d_a = _mm512_castsi512_ps(spread8(x[t]->d));
-      __m512i sums = sum_pair(z[0][0][t], z[0][1][t], z[1][0][t], z[1][1][t]);
+      __m512i sums = sum_pair<Format>(z[0][0][t], z[0][1][t], z[1][0][t], z[1][1][t]);
       if constexpr (Format::kOffset != 0)
         sums =
             _mm512_sub_epi32(sums, _mm512_mullo_epi32(sum_a, _mm512_set1_epi32(Format::kOffset)));
