@@ -27,6 +27,7 @@ struct Problem {
   const uint32_t* token_rows;
   uint32_t n_runs;
   uint32_t tail_blocks;  // of the last run; 0: it is whole
+  const std::byte* end;  // of the rows that are asked for
   float* out;
   uint32_t out_stride;
 
@@ -99,9 +100,10 @@ OFFSTAGE_INLINE __m128 tree4(__m512 f01, __m512 f23) {
   return _mm_add_ps(_mm256_castps256_ps128(by2), _mm256_extractf128_ps(by2, 1));
 }
 
+// Scales outside of `blocks` (lanes as scale_lane() has them) count as +0.
 template <typename Format, int kTokens>
 OFFSTAGE_INLINE void dot4_run(const std::byte* const* at, const ActivationRun32* const* x,
-                              __m128* acc) {
+                              __mmask16 blocks, __m128* acc) {
   __m512 f[2][kTokens];
   for (int pair = 0; pair < 2; ++pair) {
     __m512i z[2][2][kTokens];
@@ -116,9 +118,10 @@ OFFSTAGE_INLINE void dot4_run(const std::byte* const* at, const ActivationRun32*
         }
       }
     }
-    const __m512 d = Format::scales2(at[2 * pair], at[2 * pair + 1]);
+    const __m512 d = _mm512_maskz_mov_ps(blocks, Format::scales2(at[2 * pair], at[2 * pair + 1]));
     __m512 m = d;
-    if constexpr (Format::kMinima) m = Format::minima2(at[2 * pair], at[2 * pair + 1]);
+    if constexpr (Format::kMinima)
+      m = _mm512_maskz_mov_ps(blocks, Format::minima2(at[2 * pair], at[2 * pair + 1]));
     for (int t = 0; t < kTokens; ++t) {
       const __m512i sum_a = spread8(x[t]->sum);
       const __m512 d_a = _mm512_castsi512_ps(spread8(x[t]->d));
@@ -132,6 +135,26 @@ OFFSTAGE_INLINE void dot4_run(const std::byte* const* at, const ActivationRun32*
     }
   }
   for (int t = 0; t < kTokens; ++t) acc[t] = _mm_add_ps(acc[t], tree4(f[0][t], f[1][t]));
+}
+
+// A short last run. What lies behind it is the next row's, whose quants meet activations that are
+// 0; where there is no next row, a copy stands in.
+template <typename Format, int kTokens>
+OFFSTAGE_INLINE void dot4_tail(const Problem& p, const std::byte* const* row, uint32_t n_rows,
+                               const ActivationRun32* const* x, __m128* acc) {
+  constexpr size_t kRunBytes = 8 * sizeof(typename Format::Block);
+  const uint32_t n_whole = p.n_runs - 1;
+  const std::byte* at[4];
+  for (int r = 0; r < 4; ++r) at[r] = row[r] + kRunBytes * n_whole;
+  if (p.end - at[n_rows - 1] >= static_cast<ptrdiff_t>(kRunBytes)) {
+    uint32_t blocks = 0;
+    for (int block = 0; block < static_cast<int>(p.tail_blocks); ++block)
+      blocks |= 1u << scale_lane(block, 0) | 1u << scale_lane(block, 1);
+    return dot4_run<Format, kTokens>(at, x, static_cast<__mmask16>(blocks), acc);
+  }
+  Runs<Format> runs;
+  runs.locate(p, row, 4, n_whole, at);
+  dot4_run<Format, kTokens>(at, x, 0xffff, acc);
 }
 
 template <typename Format, int kTokens>
@@ -150,15 +173,10 @@ void dot_rows(const Problem& p, const std::byte* const* row, uint32_t n, uint32_
     const std::byte* at[4];
     for (int r = 0; r < 4; ++r) at[r] = row[r] + kRunBytes * run;
     fetch(row[0] + bytes_ahead, 4 * kRunBytes, run);
-    dot4_run<Format, kTokens>(at, x, acc);
+    dot4_run<Format, kTokens>(at, x, 0xffff, acc);
     for (int t = 0; t < kTokens; ++t) ++x[t];
   }
-  if (p.tail_blocks != 0) {
-    Runs<Format> runs;
-    const std::byte* at[4];
-    runs.locate(p, row, 4, n_whole, at);
-    dot4_run<Format, kTokens>(at, x, acc);
-  }
+  if (p.tail_blocks != 0) dot4_tail<Format, kTokens>(p, row, n_rows, x, acc);
   const auto lanes = static_cast<__mmask8>((1u << n_rows) - 1);
   for (int t = 0; t < kTokens; ++t)
     _mm_mask_storeu_ps(p.out + size_t{first + static_cast<uint32_t>(t)} * p.out_stride + n, lanes,
@@ -334,6 +352,7 @@ void matmul_32_avx512(const MatmulArgs& args) {
       .token_rows = args.token_rows,
       .n_runs = (args.k + kRunElements - 1) / kRunElements,
       .tail_blocks = args.k % kRunElements / 32,
+      .end = args.weights + weights_row_bytes(args.type, args.k) * args.row_end,
       .out = args.out,
       .out_stride = args.out_stride,
   };

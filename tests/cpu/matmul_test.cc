@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "cpu/activations.h"
 #include "cpu_test_data.h"
@@ -120,6 +121,26 @@ TEST_P(Matmul, RowsSplitAnywhere) {
       kernels_->matmul(args);
       std::string difference;
       EXPECT_TRUE(same_bits(whole.data(), out.data(), out.size(), &difference)) << difference;
+    }
+  }
+}
+
+// Kernels may read a row's end together with what lies behind it.
+TEST_P(Matmul, WhatIsWrongWithARowIsItsOwn) {
+  constexpr uint32_t kBad = 9;
+  for (uint32_t k : shapes(type())) {
+    Problem problem(type(), k, Fill::kRandom, 29);
+    problem.args.n_tokens = 2;
+    const auto before = problem.run(*kernels_, problem.args);
+    const uint64_t bytes = row_bytes(type(), k);
+    std::memset(problem.weights.data() + bytes * kBad, 0xff, bytes);  // NaNs, where there can be
+    const auto after = problem.run(*kernels_, problem.args);
+    for (uint32_t t = 0; t < problem.args.n_tokens; ++t) {
+      for (uint32_t n = 0; n < kRowsMax; ++n) {
+        const size_t at = size_t{t} * problem.args.out_stride + n;
+        if (n == kBad) continue;
+        EXPECT_EQ(before[at], after[at]) << "k " << k << ", row " << n << ", token " << t;
+      }
     }
   }
 }
