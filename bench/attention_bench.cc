@@ -1,5 +1,6 @@
-// Speed of one decode step's attention over a long context: Gop/s (4 · heads · head size ·
-// positions) and GB/s of keys and values, per storage, heads in a group and positions.
+// Speed of attention over a long context: Gop/s (4 · rows · heads · head size · positions) and GB/s
+// of keys and values, per storage, rows (one: a decode step; several: of a prompt), heads in a
+// group and positions.
 //
 //   attention_bench [isa] [positions …]      default: this CPU's best, 512 4096 32768
 //
@@ -28,10 +29,12 @@ struct Case {
   KvType type;
   const char* name;
   uint32_t n_heads;
+  uint32_t n_rows = 1;
 };
-constexpr Case kCases[] = {{KvType::kF16, "f16", 8},   {KvType::kF16, "f16", 4},
-                           {KvType::kF16, "f16", 7},   {KvType::kF16, "f16", 1},
-                           {KvType::kQ8_0, "q8_0", 8}, {KvType::kF32, "f32", 8}};
+constexpr Case kCases[] = {{KvType::kF16, "f16", 8},    {KvType::kF16, "f16", 4},
+                           {KvType::kF16, "f16", 7},    {KvType::kF16, "f16", 1},
+                           {KvType::kQ8_0, "q8_0", 8},  {KvType::kF32, "f32", 8},
+                           {KvType::kF16, "f16", 1, 8}, {KvType::kF16, "f16", 4, 8}};
 
 // Keys and values of all kv heads, in blocks of 64 positions.
 struct Cache {
@@ -57,14 +60,16 @@ void run_case(const Kernels& kernels, const Case& c, uint32_t n_positions) {
   const Cache cache(kernels, c.type, n_positions);
   const size_t n_blocks = cache.blocks.size() / kKvHeads / 2;
   Rng rng(2);
-  std::vector<float> q(size_t{c.n_heads} * kHeadDim), out(q.size()), expected(q.size());
+  std::vector<float> q(size_t{c.n_rows} * c.n_heads * kHeadDim), out(q.size()), expected(q.size());
   for (float& v : q) v = static_cast<float>(rng.uniform() - 0.5);
   AttentionArgs args;
   args.k_type = args.v_type = c.type;
   args.head_dim_k = args.head_dim_v = kHeadDim;
   args.n_heads = c.n_heads;
   args.q = q.data();
-  args.last = n_positions - 1;
+  args.n_rows = c.n_rows;
+  args.q_stride = args.out_stride = c.n_heads * kHeadDim;
+  args.last = n_positions - std::min(n_positions, c.n_rows);
   args.scale = 1.0f / std::sqrt(static_cast<float>(kHeadDim));
   args.out = out.data();
   Samples ns(kRounds * kKvHeads);
@@ -87,11 +92,11 @@ void run_case(const Kernels& kernels, const Case& c, uint32_t n_positions) {
     std::memcpy(&bits, &value, 4);
     hash = (hash ^ bits) * 0x100000001b3;
   }
-  const double operations = 4.0 * c.n_heads * kHeadDim * n_positions;
+  const double operations = 4.0 * c.n_rows * c.n_heads * kHeadDim * n_positions;
   const double bytes = 2.0 * static_cast<double>(kv_row_bytes(c.type, kHeadDim)) * n_positions;
   const auto median = static_cast<double>(ns.percentile(50));
-  fmt::print("{:5} {} heads  {:6} positions  {:6.1f} Gop/s  {:6.2f} GB/s  {:016x}{}\n", c.name,
-             c.n_heads, n_positions, operations / median, bytes / median, hash,
+  fmt::print("{:5} {} rows  {} heads  {:6} positions  {:6.1f} Gop/s  {:6.2f} GB/s  {:016x}{}\n",
+             c.name, c.n_rows, c.n_heads, n_positions, operations / median, bytes / median, hash,
              same ? "" : "  NOT THE ORACLE'S BITS");
 }
 

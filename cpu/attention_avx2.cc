@@ -1,10 +1,11 @@
-// Attention of one query row: sixteen lanes (two registers) over d for q · k, positions in lanes
+// Attention: sixteen lanes (two registers) over d for q · k, positions in lanes
 // for the softmax, d in lanes for the values. K and V of a block are converted once for up to four
-// heads.
+// queries.
 #include <immintrin.h>
 
 #include <cstddef>
 
+#include "cpu/attention_walk.h"
 #include "cpu/avx2.h"
 #include "cpu/lanes_avx2.h"
 #include "cpu/scalar.h"
@@ -47,37 +48,21 @@ OFFSTAGE_INLINE __m256 load_kv_end(const std::byte* row, uint32_t at, uint32_t n
   return _mm256_cvtph_ps(load16(padded));
 }
 
-// The positions of one block that are attended, within the block.
-struct Block {
-  const std::byte* k;
-  const std::byte* v;
-  const std::byte* next_k;  // of the block that comes next, this group's or the next one's
-  uint32_t begin, end;
-  bool first;
-};
-
-template <int kHeads>
-struct State {
-  alignas(32) float p[kHeads][kKvBlockPositions];
-  float m[kHeads], l[kHeads];
-  float old_scale[kHeads], new_scale[kHeads];
-};
-
-// Sixteen lanes of q · k, the upper eight added to the lower, for kRows rows and kHeads heads: q is
-// loaded once for all rows.
-template <KvType kType, int kHeads, int kRows>
-OFFSTAGE_INLINE void dot_lanes(const float* q, uint32_t n, const std::byte* const* row,
-                               __m256 (*sums)[kRows]) {
-  __m256 lanes[kHeads][kRows][2];
-  for (int h = 0; h < kHeads; ++h)
+// Sixteen lanes of q · k, the upper eight added to the lower, for kRows rows and kQueries heads: q
+// is loaded once for all rows.
+template <KvType kType, int kQueries, int kRows>
+OFFSTAGE_INLINE void dot_lanes(const float* q, uint32_t q_stride, uint32_t n,
+                               const std::byte* const* row, __m256 (*sums)[kRows]) {
+  __m256 lanes[kQueries][kRows][2];
+  for (int h = 0; h < kQueries; ++h)
     for (int r = 0; r < kRows; ++r) lanes[h][r][0] = lanes[h][r][1] = _mm256_setzero_ps();
   uint32_t d = 0;
   for (; d + 16 <= n; d += 16) {
     for (uint32_t half = 0; half < 2; ++half) {
       __m256 k[kRows];
       for (int r = 0; r < kRows; ++r) k[r] = load_kv<kType>(row[r], d, 8 * half);
-      for (uint32_t h = 0; h < kHeads; ++h) {
-        const __m256 x = _mm256_loadu_ps(q + size_t{h} * n + d + 8 * half);
+      for (uint32_t h = 0; h < kQueries; ++h) {
+        const __m256 x = _mm256_loadu_ps(q + size_t{h} * q_stride + d + 8 * half);
         for (int r = 0; r < kRows; ++r)
           lanes[h][r][half] = _mm256_fmadd_ps(x, k[r], lanes[h][r][half]);
       }
@@ -88,25 +73,25 @@ OFFSTAGE_INLINE void dot_lanes(const float* q, uint32_t n, const std::byte* cons
     const __m256i mask = lanes_from(at, n);
     for (int r = 0; r < kRows; ++r) {
       const __m256 k = load_kv_end<kType>(row[r], at, n);
-      for (uint32_t h = 0; h < kHeads; ++h)
-        lanes[h][r][half] =
-            _mm256_fmadd_ps(_mm256_maskload_ps(q + size_t{h} * n + at, mask), k, lanes[h][r][half]);
+      for (uint32_t h = 0; h < kQueries; ++h)
+        lanes[h][r][half] = _mm256_fmadd_ps(_mm256_maskload_ps(q + size_t{h} * q_stride + at, mask),
+                                            k, lanes[h][r][half]);
     }
   }
-  for (int h = 0; h < kHeads; ++h)
+  for (int h = 0; h < kQueries; ++h)
     for (int r = 0; r < kRows; ++r) sums[h][r] = _mm256_add_ps(lanes[h][r][0], lanes[h][r][1]);
 }
 
 // p ← scale · dot(q, k) of eight positions. Those that aren't attended get another's score.
-template <KvType kType, int kHeads>
-void score8(const AttentionArgs& args, const float* q, const Block& block, uint32_t origin,
-            bool fetch_values, float (*p)[kKvBlockPositions]) {
-  constexpr int kRows = kHeads == 2 ? 2 : 1;
+template <KvType kType, int kQueries>
+void score8(const AttentionArgs& args, const float* q, uint32_t q_stride, const Block& block,
+            uint32_t origin, bool fetch_values, float (*p)[kKvBlockPositions]) {
+  constexpr int kRows = kQueries == 2 ? 2 : 1;
   const uint32_t n = args.head_dim_k;
   const uint64_t stride = kv_row_bytes(kType, n);
   const uint64_t v_bytes = kv_row_bytes(args.v_type, args.head_dim_v);
   const uint64_t v_stride = v_stride_of(args);
-  __m256 sums[kHeads][8];
+  __m256 sums[kQueries][8];
   for (uint32_t first = 0; first < 8; first += kRows) {
     const std::byte* row[kRows];
     for (uint32_t r = 0; r < kRows; ++r) {
@@ -115,32 +100,33 @@ void score8(const AttentionArgs& args, const float* q, const Block& block, uint3
       row[r] = block.k + stride * i;
       if (fetch_values) fetch(block.v + v_stride * i, v_bytes);
     }
-    __m256 here[kHeads][kRows];
-    dot_lanes<kType, kHeads, kRows>(q, n, row, here);
-    for (int h = 0; h < kHeads; ++h)
+    __m256 here[kQueries][kRows];
+    dot_lanes<kType, kQueries, kRows>(q, q_stride, n, row, here);
+    for (int h = 0; h < kQueries; ++h)
       for (uint32_t r = 0; r < kRows; ++r) sums[h][first + r] = here[h][r];
   }
-  for (int h = 0; h < kHeads; ++h)
+  for (int h = 0; h < kQueries; ++h)
     _mm256_store_ps(p[h] + origin,
                     _mm256_mul_ps(_mm256_set1_ps(args.scale), sum_lanes8_avx2(sums[h])));
 }
 
 // p ← scores of the attended positions; the others' are of no account.
-template <KvType kType, int kHeads>
-void score(const AttentionArgs& args, const float* q, const Block& block, State<kHeads>* state) {
-  constexpr int kTogether = kHeads == 4 && kType != KvType::kQ8_0 ? 2 : kHeads;
+template <KvType kType, int kQueries>
+void score(const AttentionArgs& args, const Queries& queries, const Block& block,
+           State<kQueries>* state) {
+  constexpr int kTogether = kQueries == 4 && kType != KvType::kQ8_0 ? 2 : kQueries;
   for (uint32_t origin = 0; origin < kKvBlockPositions; origin += 8) {
     if (origin >= block.end || origin + 8 <= block.begin) continue;  // merge_softmax writes them
-    for (uint32_t h = 0; h < kHeads; h += kTogether)
-      score8<kType, kTogether>(args, q + size_t{h} * args.head_dim_k, block, origin, h == 0,
-                               state->p + h);
+    for (uint32_t h = 0; h < kQueries; h += kTogether)
+      score8<kType, kTogether>(args, queries.q + size_t{h} * queries.q_stride, queries.q_stride,
+                               block, origin, h == 0, state->p + h);
   }
 }
 
 // Scores → p of the block, and how it merges with what came before.
-template <int kHeads>
-void merge_softmax(const Block& block, State<kHeads>* state) {
-  for (int h = 0; h < kHeads; ++h) {
+template <int kQueries>
+void merge_softmax(const Block& block, State<kQueries>* state) {
+  for (int h = 0; h < kQueries; ++h) {
     float* p = state->p[h];
     for (uint32_t i = 0; i < kKvBlockPositions; ++i)
       if (i < block.begin || i >= block.end) p[i] = -__builtin_inff();
@@ -169,13 +155,13 @@ void merge_softmax(const Block& block, State<kHeads>* state) {
 }
 
 // Elements d … of the block's Σ p·v, kChunks vectors of eight, merged into out.
-template <KvType kType, int kHeads, int kChunks, bool kWhole>
+template <KvType kType, int kQueries, int kChunks, bool kWhole>
 OFFSTAGE_INLINE void add_values(const AttentionArgs& args, const Block& block, uint32_t d,
-                                const State<kHeads>& state, float* out) {
+                                const State<kQueries>& state, const Queries& queries) {
   const uint32_t n = args.head_dim_v;
   const uint64_t stride = v_stride_of(args);
-  __m256 o[kHeads][kChunks];
-  for (int h = 0; h < kHeads; ++h)
+  __m256 o[kQueries][kChunks];
+  for (int h = 0; h < kQueries; ++h)
     for (int c = 0; c < kChunks; ++c) o[h][c] = _mm256_setzero_ps();
   const uint64_t k_stride = kv_row_bytes(args.k_type, args.head_dim_k);
   for (uint32_t i = block.begin; i < block.end; ++i) {
@@ -185,15 +171,15 @@ OFFSTAGE_INLINE void add_values(const AttentionArgs& args, const Block& block, u
     for (uint32_t c = 0; c < kChunks; ++c)
       v[c] = kWhole ? load_kv<kType>(row, d + 8 * c / 16 * 16, 8 * c % 16)
                     : load_kv_end<kType>(row, d + 8 * c, n);
-    for (int h = 0; h < kHeads; ++h) {
+    for (int h = 0; h < kQueries; ++h) {
       const __m256 p = _mm256_set1_ps(state.p[h][i]);
       for (int c = 0; c < kChunks; ++c) o[h][c] = _mm256_fmadd_ps(p, v[c], o[h][c]);
     }
   }
-  for (uint32_t h = 0; h < kHeads; ++h) {
+  for (uint32_t h = 0; h < kQueries; ++h) {
     for (uint32_t c = 0; c < kChunks; ++c) {
       const __m256i lanes = lanes_from(d + 8 * c, n);
-      float* at = out + size_t{h} * n + d + 8 * c;
+      float* at = queries.out + size_t{h} * queries.out_stride + d + 8 * c;
       if (!block.first) {
         const __m256 old =
             _mm256_mul_ps(_mm256_maskload_ps(at, lanes), _mm256_set1_ps(state.old_scale[h]));
@@ -204,67 +190,60 @@ OFFSTAGE_INLINE void add_values(const AttentionArgs& args, const Block& block, u
   }
 }
 
-template <KvType kType, int kHeads>
-void accumulate(const AttentionArgs& args, const Block& block, const State<kHeads>& state,
-                float* out) {
-  constexpr int kChunks = kHeads == 4 ? 2 : 4;
+template <KvType kType, int kQueries>
+void accumulate(const AttentionArgs& args, const Block& block, const State<kQueries>& state,
+                const Queries& queries) {
+  constexpr int kChunks = kQueries == 4 ? 2 : 4;
   uint32_t d = 0;
   for (; d + 8 * kChunks <= args.head_dim_v; d += 8 * kChunks)
-    add_values<kType, kHeads, kChunks, true>(args, block, d, state, out);
+    add_values<kType, kQueries, kChunks, true>(args, block, d, state, queries);
   for (; d < args.head_dim_v; d += 8)
-    add_values<kType, kHeads, 1, false>(args, block, d, state, out);
+    add_values<kType, kQueries, 1, false>(args, block, d, state, queries);
 }
 
-template <int kHeads>
-void attend(const AttentionArgs& args, uint32_t head) {
-  const float* q = args.q + size_t{head} * args.head_dim_k;
-  float* out = args.out + size_t{head} * args.head_dim_v;
-  State<kHeads> state;
-  const uint32_t first_block = args.first / kKvBlockPositions;
-  const uint32_t last_block = args.last / kKvBlockPositions;
-  const std::byte* const then_k =
-      args.then_k != nullptr ? args.then_k : args.k_blocks[last_block] + args.k_offset;
-  for (uint32_t b = first_block; b <= last_block; ++b) {
-    const Block block = {
-        .k = args.k_blocks[b] + args.k_offset,
-        .v = args.v_blocks[b] + args.v_offset,
-        .next_k = b < last_block ? args.k_blocks[b + 1] + args.k_offset : then_k,
-        .begin = b == first_block ? args.first % kKvBlockPositions : 0,
-        .end = b == last_block ? args.last % kKvBlockPositions + 1 : kKvBlockPositions,
-        .first = b == first_block,
-    };
+struct Avx2 {
+  static constexpr uint32_t kTogether = 4;
+
+  template <int kQueries>
+  static void add_block(const AttentionArgs& args, const Block& block, const Queries& queries,
+                        State<kQueries>* state) {
     switch (args.k_type) {
-      case KvType::kF32: score<KvType::kF32>(args, q, block, &state); break;
-      case KvType::kF16: score<KvType::kF16>(args, q, block, &state); break;
-      case KvType::kQ8_0: score<KvType::kQ8_0>(args, q, block, &state); break;
+      case KvType::kF32: score<KvType::kF32>(args, queries, block, state); break;
+      case KvType::kF16: score<KvType::kF16>(args, queries, block, state); break;
+      case KvType::kQ8_0: score<KvType::kQ8_0>(args, queries, block, state); break;
     }
-    merge_softmax(block, &state);
+    merge_softmax(block, state);
     switch (args.v_type) {
-      case KvType::kF32: accumulate<KvType::kF32>(args, block, state, out); break;
-      case KvType::kF16: accumulate<KvType::kF16>(args, block, state, out); break;
-      case KvType::kQ8_0: accumulate<KvType::kQ8_0>(args, block, state, out); break;
+      case KvType::kF32: accumulate<KvType::kF32>(args, block, *state, queries); break;
+      case KvType::kF16: accumulate<KvType::kF16>(args, block, *state, queries); break;
+      case KvType::kQ8_0: accumulate<KvType::kQ8_0>(args, block, *state, queries); break;
     }
   }
-  for (uint32_t h = 0; h < kHeads; ++h) {
-    float* o = out + size_t{h} * args.head_dim_v;
-    if (args.sinks != nullptr)
-      scale_avx2(o, merge_sink(args.sinks[head + h], &state.m[h], &state.l[h]), args.head_dim_v);
-    const __m256 l = _mm256_set1_ps(state.l[h]);
-    for (uint32_t d = 0; d < args.head_dim_v; d += 8) {
-      const __m256i m = lanes_from(d, args.head_dim_v);
-      _mm256_maskstore_ps(o + d, m, _mm256_div_ps(_mm256_maskload_ps(o + d, m), l));
+
+  // Sinks, and what was summed by what it is shares of.
+  template <int kQueries>
+  static void finish(const AttentionArgs& args, const Queries& queries, State<kQueries>* state) {
+    for (uint32_t h = 0; h < kQueries; ++h) {
+      float* o = queries.out + size_t{h} * queries.out_stride;
+      if (queries.sinks != nullptr)
+        scale_avx2(
+            o,
+            merge_sink(queries.sinks[size_t{h} * queries.sink_stride], &state->m[h], &state->l[h]),
+            args.head_dim_v);
+      const __m256 l = _mm256_set1_ps(state->l[h]);
+      for (uint32_t d = 0; d < args.head_dim_v; d += 8) {
+        const __m256i m = lanes_from(d, args.head_dim_v);
+        _mm256_maskstore_ps(o + d, m, _mm256_div_ps(_mm256_maskload_ps(o + d, m), l));
+      }
     }
   }
-}
+};
 
 }  // namespace
 
 void attention_avx2(const AttentionArgs& args) {
   check_attention(args);
-  uint32_t head = 0;
-  for (; head + 4 <= args.n_heads; head += 4) attend<4>(args, head);
-  for (; head + 2 <= args.n_heads; head += 2) attend<2>(args, head);
-  for (; head < args.n_heads; ++head) attend<1>(args, head);
+  attend_all<Avx2>(args);
 }
 
 }  // namespace offstage

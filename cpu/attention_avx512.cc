@@ -1,9 +1,10 @@
-// Attention of one query row: sixteen lanes over d for q · k, positions in lanes for the softmax, d
-// in lanes for the values. K and V of a block are converted once for up to eight heads.
+// Attention: sixteen lanes over d for q · k, positions in lanes for the softmax, d
+// in lanes for the values. K and V of a block are converted once for up to eight queries.
 #include <immintrin.h>
 
 #include <cstddef>
 
+#include "cpu/attention_walk.h"
 #include "cpu/avx512.h"
 #include "cpu/lanes_avx512.h"
 #include "cpu/scalar.h"
@@ -38,34 +39,18 @@ OFFSTAGE_INLINE __m512 load_kv(const std::byte* row, uint32_t base, uint32_t off
                        _mm512_cvtph_ps(_mm256_set1_epi16(static_cast<short>(d))));
 }
 
-// The positions of one block that are attended, within the block.
-struct Block {
-  const std::byte* k;
-  const std::byte* v;
-  const std::byte* next_k;  // of the block that comes next, this group's or the next one's
-  uint32_t begin, end;
-  bool first;
-};
-
-template <int kHeads>
-struct State {
-  alignas(64) float p[kHeads][kKvBlockPositions];
-  float m[kHeads], l[kHeads];
-  float old_scale[kHeads], new_scale[kHeads];
-};
-
-// Sixteen lanes of q · k for kRows rows and kHeads heads, sixteen accumulators in all: q is loaded
-// once for all rows, and what is left of a row is folded before it leaves the registers.
-template <KvType kType, int kHeads, int kRows>
-OFFSTAGE_INLINE void dot_lanes(const float* q, uint32_t n, const std::byte* const* row,
-                               __m512 (*lanes)[kRows]) {
-  for (int h = 0; h < kHeads; ++h)
+// Sixteen lanes of q · k for kRows rows and kQueries heads, sixteen accumulators in all: q is
+// loaded once for all rows, and what is left of a row is folded before it leaves the registers.
+template <KvType kType, int kQueries, int kRows>
+OFFSTAGE_INLINE void dot_lanes(const float* q, uint32_t q_stride, uint32_t n,
+                               const std::byte* const* row, __m512 (*lanes)[kRows]) {
+  for (int h = 0; h < kQueries; ++h)
     for (int r = 0; r < kRows; ++r) lanes[h][r] = _mm512_setzero_ps();
   const auto add = [&](uint32_t d, uint32_t offset, __mmask16 mask) {
     __m512 k[kRows];
     for (int r = 0; r < kRows; ++r) k[r] = load_kv<kType>(row[r], d, offset, mask);
-    for (uint32_t h = 0; h < kHeads; ++h) {
-      const __m512 x = _mm512_maskz_loadu_ps(mask, q + size_t{h} * n + d + offset);
+    for (uint32_t h = 0; h < kQueries; ++h) {
+      const __m512 x = _mm512_maskz_loadu_ps(mask, q + size_t{h} * q_stride + d + offset);
       for (int r = 0; r < kRows; ++r) lanes[h][r] = _mm512_fmadd_ps(x, k[r], lanes[h][r]);
     }
   };
@@ -78,15 +63,15 @@ OFFSTAGE_INLINE void dot_lanes(const float* q, uint32_t n, const std::byte* cons
 }
 
 // p ← scale · dot(q, k) of sixteen positions. Those that aren't attended get another's score.
-template <KvType kType, int kHeads>
-void score16(const AttentionArgs& args, const float* q, const Block& block, uint32_t origin,
-             bool fetch_values, float (*p)[kKvBlockPositions]) {
-  constexpr int kRows = kHeads == 1 ? 1 : 16 / kHeads, kPasses = 16 / kRows;
+template <KvType kType, int kQueries>
+void score16(const AttentionArgs& args, const float* q, uint32_t q_stride, const Block& block,
+             uint32_t origin, bool fetch_values, float (*p)[kKvBlockPositions]) {
+  constexpr int kRows = kQueries == 1 ? 1 : 16 / kQueries, kPasses = 16 / kRows;
   const uint32_t n = args.head_dim_k;
   const uint64_t stride = kv_row_bytes(kType, n);
   const uint64_t v_bytes = kv_row_bytes(args.v_type, args.head_dim_v);
   const uint64_t v_stride = v_stride_of(args);
-  __m512 folded[kHeads][kPasses];
+  __m512 folded[kQueries][kPasses];
   for (uint32_t pass = 0; pass < kPasses; ++pass) {
     const std::byte* row[kRows];
     for (uint32_t r = 0; r < kRows; ++r) {
@@ -95,14 +80,14 @@ void score16(const AttentionArgs& args, const float* q, const Block& block, uint
       row[r] = block.k + stride * i;
       if (fetch_values) fetch(block.v + v_stride * i, v_bytes);
     }
-    __m512 lanes[kHeads][kRows];
-    dot_lanes<kType, kHeads, kRows>(q, n, row, lanes);
-    for (int h = 0; h < kHeads; ++h) {
+    __m512 lanes[kQueries][kRows];
+    dot_lanes<kType, kQueries, kRows>(q, q_stride, n, row, lanes);
+    for (int h = 0; h < kQueries; ++h) {
       fold_all<0, kRows>(lanes[h]);
       folded[h][pass] = lanes[h][0];
     }
   }
-  for (int h = 0; h < kHeads; ++h) {
+  for (int h = 0; h < kQueries; ++h) {
     fold_all<__builtin_ctz(kRows), kPasses>(folded[h]);
     _mm512_store_ps(p[h] + origin,
                     _mm512_mul_ps(_mm512_set1_ps(args.scale), in_order_avx512(folded[h][0])));
@@ -110,27 +95,28 @@ void score16(const AttentionArgs& args, const float* q, const Block& block, uint
 }
 
 // p ← scores of the attended positions; the others' are of no account.
-template <KvType kType, int kHeads>
-void score(const AttentionArgs& args, const float* q, const Block& block, State<kHeads>* state) {
-  constexpr int kTogether = kHeads == 8 && kType != KvType::kQ8_0 ? 4 : kHeads;
+template <KvType kType, int kQueries>
+void score(const AttentionArgs& args, const Queries& queries, const Block& block,
+           State<kQueries>* state) {
+  constexpr int kTogether = kQueries == 8 && kType != KvType::kQ8_0 ? 4 : kQueries;
   for (uint32_t origin = 0; origin < kKvBlockPositions; origin += 16) {
     if (origin >= block.end || origin + 16 <= block.begin) {
-      for (int h = 0; h < kHeads; ++h) _mm512_store_ps(state->p[h] + origin, _mm512_setzero_ps());
+      for (int h = 0; h < kQueries; ++h) _mm512_store_ps(state->p[h] + origin, _mm512_setzero_ps());
       continue;
     }
-    for (uint32_t h = 0; h < kHeads; h += kTogether)
-      score16<kType, kTogether>(args, q + size_t{h} * args.head_dim_k, block, origin, h == 0,
-                                state->p + h);
+    for (uint32_t h = 0; h < kQueries; h += kTogether)
+      score16<kType, kTogether>(args, queries.q + size_t{h} * queries.q_stride, queries.q_stride,
+                                block, origin, h == 0, state->p + h);
   }
 }
 
 // Scores → p of the block, and how it merges with what came before.
-template <int kHeads>
-void merge_softmax(const Block& block, State<kHeads>* state) {
+template <int kQueries>
+void merge_softmax(const Block& block, State<kQueries>* state) {
   const __m512 lowest = _mm512_set1_ps(-__builtin_inff());
   const uint64_t attended = (block.end == 64 ? ~uint64_t{0} : (uint64_t{1} << block.end) - 1) &
                             ~uint64_t{0} << block.begin;
-  for (int h = 0; h < kHeads; ++h) {
+  for (int h = 0; h < kQueries; ++h) {
     __m512 max = lowest;
     for (int i = 0; i < 4; ++i)
       max = _mm512_max_ps(_mm512_mask_load_ps(lowest, static_cast<__mmask16>(attended >> (16 * i)),
@@ -161,16 +147,16 @@ void merge_softmax(const Block& block, State<kHeads>* state) {
 
 // Elements d … of the block's Σ p·v, kChunks vectors of sixteen, merged into out. Several chunks
 // are whole and begin at a multiple of 32.
-template <KvType kType, int kHeads, int kChunks>
+template <KvType kType, int kQueries, int kChunks>
 OFFSTAGE_INLINE void add_values(const AttentionArgs& args, const Block& block, uint32_t d,
-                                const State<kHeads>& state, float* out) {
+                                const State<kQueries>& state, const Queries& queries) {
   const uint32_t n = args.head_dim_v;
   const uint64_t stride = v_stride_of(args);
   __mmask16 lanes[kChunks];
-  __m512 o[kHeads][kChunks];
+  __m512 o[kQueries][kChunks];
   for (uint32_t c = 0; c < kChunks; ++c) {
     lanes[c] = kChunks > 1 ? 0xffff : lanes_from(d, n);
-    for (int h = 0; h < kHeads; ++h) o[h][c] = _mm512_setzero_ps();
+    for (int h = 0; h < kQueries; ++h) o[h][c] = _mm512_setzero_ps();
   }
   const uint64_t k_stride = kv_row_bytes(args.k_type, args.head_dim_k);
   for (uint32_t i = block.begin; i < block.end; ++i) {
@@ -180,14 +166,14 @@ OFFSTAGE_INLINE void add_values(const AttentionArgs& args, const Block& block, u
     for (uint32_t c = 0; c < kChunks; ++c)
       v[c] = kChunks > 1 ? load_kv<kType>(row, d + c / 2 * 32, c % 2 * 16, 0xffff)
                          : load_kv<kType>(row, d / 32 * 32, d % 32, lanes[c]);
-    for (int h = 0; h < kHeads; ++h) {
+    for (int h = 0; h < kQueries; ++h) {
       const __m512 p = _mm512_set1_ps(state.p[h][i]);
       for (int c = 0; c < kChunks; ++c) o[h][c] = _mm512_fmadd_ps(p, v[c], o[h][c]);
     }
   }
-  for (uint32_t h = 0; h < kHeads; ++h) {
+  for (uint32_t h = 0; h < kQueries; ++h) {
     for (uint32_t c = 0; c < kChunks; ++c) {
-      float* at = out + size_t{h} * n + d + 16 * c;
+      float* at = queries.out + size_t{h} * queries.out_stride + d + 16 * c;
       if (!block.first) {
         const __m512 old =
             _mm512_mul_ps(_mm512_maskz_loadu_ps(lanes[c], at), _mm512_set1_ps(state.old_scale[h]));
@@ -198,67 +184,60 @@ OFFSTAGE_INLINE void add_values(const AttentionArgs& args, const Block& block, u
   }
 }
 
-template <KvType kType, int kHeads>
-void accumulate(const AttentionArgs& args, const Block& block, const State<kHeads>& state,
-                float* out) {
-  constexpr int kChunks = kHeads == 8 ? 2 : 4;
+template <KvType kType, int kQueries>
+void accumulate(const AttentionArgs& args, const Block& block, const State<kQueries>& state,
+                const Queries& queries) {
+  constexpr int kChunks = kQueries == 8 ? 2 : 4;
   uint32_t d = 0;
   for (; d + 16 * kChunks <= args.head_dim_v; d += 16 * kChunks)
-    add_values<kType, kHeads, kChunks>(args, block, d, state, out);
-  for (; d < args.head_dim_v; d += 16) add_values<kType, kHeads, 1>(args, block, d, state, out);
+    add_values<kType, kQueries, kChunks>(args, block, d, state, queries);
+  for (; d < args.head_dim_v; d += 16)
+    add_values<kType, kQueries, 1>(args, block, d, state, queries);
 }
 
-template <int kHeads>
-void attend(const AttentionArgs& args, uint32_t head) {
-  const float* q = args.q + size_t{head} * args.head_dim_k;
-  float* out = args.out + size_t{head} * args.head_dim_v;
-  State<kHeads> state;
-  const uint32_t first_block = args.first / kKvBlockPositions;
-  const uint32_t last_block = args.last / kKvBlockPositions;
-  const std::byte* const then_k =
-      args.then_k != nullptr ? args.then_k : args.k_blocks[last_block] + args.k_offset;
-  for (uint32_t b = first_block; b <= last_block; ++b) {
-    const Block block = {
-        .k = args.k_blocks[b] + args.k_offset,
-        .v = args.v_blocks[b] + args.v_offset,
-        .next_k = b < last_block ? args.k_blocks[b + 1] + args.k_offset : then_k,
-        .begin = b == first_block ? args.first % kKvBlockPositions : 0,
-        .end = b == last_block ? args.last % kKvBlockPositions + 1 : kKvBlockPositions,
-        .first = b == first_block,
-    };
+struct Avx512 {
+  static constexpr uint32_t kTogether = 8;
+
+  template <int kQueries>
+  static void add_block(const AttentionArgs& args, const Block& block, const Queries& queries,
+                        State<kQueries>* state) {
     switch (args.k_type) {
-      case KvType::kF32: score<KvType::kF32>(args, q, block, &state); break;
-      case KvType::kF16: score<KvType::kF16>(args, q, block, &state); break;
-      case KvType::kQ8_0: score<KvType::kQ8_0>(args, q, block, &state); break;
+      case KvType::kF32: score<KvType::kF32>(args, queries, block, state); break;
+      case KvType::kF16: score<KvType::kF16>(args, queries, block, state); break;
+      case KvType::kQ8_0: score<KvType::kQ8_0>(args, queries, block, state); break;
     }
-    merge_softmax(block, &state);
+    merge_softmax(block, state);
     switch (args.v_type) {
-      case KvType::kF32: accumulate<KvType::kF32>(args, block, state, out); break;
-      case KvType::kF16: accumulate<KvType::kF16>(args, block, state, out); break;
-      case KvType::kQ8_0: accumulate<KvType::kQ8_0>(args, block, state, out); break;
+      case KvType::kF32: accumulate<KvType::kF32>(args, block, *state, queries); break;
+      case KvType::kF16: accumulate<KvType::kF16>(args, block, *state, queries); break;
+      case KvType::kQ8_0: accumulate<KvType::kQ8_0>(args, block, *state, queries); break;
     }
   }
-  for (uint32_t h = 0; h < kHeads; ++h) {
-    float* o = out + size_t{h} * args.head_dim_v;
-    if (args.sinks != nullptr)
-      scale_avx512(o, merge_sink(args.sinks[head + h], &state.m[h], &state.l[h]), args.head_dim_v);
-    const __m512 l = _mm512_set1_ps(state.l[h]);
-    for (uint32_t d = 0; d < args.head_dim_v; d += 16) {
-      const __mmask16 m = lanes_from(d, args.head_dim_v);
-      _mm512_mask_storeu_ps(o + d, m, _mm512_div_ps(_mm512_maskz_loadu_ps(m, o + d), l));
+
+  // Sinks, and what was summed by what it is shares of.
+  template <int kQueries>
+  static void finish(const AttentionArgs& args, const Queries& queries, State<kQueries>* state) {
+    for (uint32_t h = 0; h < kQueries; ++h) {
+      float* o = queries.out + size_t{h} * queries.out_stride;
+      if (queries.sinks != nullptr)
+        scale_avx512(
+            o,
+            merge_sink(queries.sinks[size_t{h} * queries.sink_stride], &state->m[h], &state->l[h]),
+            args.head_dim_v);
+      const __m512 l = _mm512_set1_ps(state->l[h]);
+      for (uint32_t d = 0; d < args.head_dim_v; d += 16) {
+        const __mmask16 m = lanes_from(d, args.head_dim_v);
+        _mm512_mask_storeu_ps(o + d, m, _mm512_div_ps(_mm512_maskz_loadu_ps(m, o + d), l));
+      }
     }
   }
-}
+};
 
 }  // namespace
 
 void attention_avx512(const AttentionArgs& args) {
   check_attention(args);
-  uint32_t head = 0;
-  for (; head + 8 <= args.n_heads; head += 8) attend<8>(args, head);
-  for (; head + 4 <= args.n_heads; head += 4) attend<4>(args, head);
-  for (; head + 2 <= args.n_heads; head += 2) attend<2>(args, head);
-  for (; head < args.n_heads; ++head) attend<1>(args, head);
+  attend_all<Avx512>(args);
 }
 
 }  // namespace offstage

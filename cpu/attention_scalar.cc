@@ -59,16 +59,17 @@ Softmax score_block(const AttentionArgs& args, const float* q, const std::byte* 
   return {m, sum_lanes_scalar(lanes)};
 }
 
-void attend_head(const AttentionArgs& args, uint32_t head) {
-  const float* q = args.q + size_t{head} * args.head_dim_k;
-  float* out = args.out + size_t{head} * args.head_dim_v;
+void attend_head(const AttentionArgs& args, uint32_t row, uint32_t head) {
+  const float* q = args.q + size_t{row} * args.q_stride + size_t{head} * args.head_dim_k;
+  float* out = args.out + size_t{row} * args.out_stride + size_t{head} * args.head_dim_v;
   const uint64_t v_row = v_stride_of(args);
-  const uint32_t first_block = args.first / kKvBlockPositions;
+  const uint32_t first = first_of_row(args, row), last = args.last + row;
+  const uint32_t first_block = first / kKvBlockPositions;
   Softmax total{};
-  for (uint32_t block = first_block; block <= args.last / kKvBlockPositions; ++block) {
+  for (uint32_t block = first_block; block <= last / kKvBlockPositions; ++block) {
     const uint32_t origin = block * kKvBlockPositions;
-    const uint32_t begin = std::max(args.first, origin) - origin;
-    const uint32_t end = std::min(args.last + 1, origin + kKvBlockPositions) - origin;
+    const uint32_t begin = std::max(first, origin) - origin;
+    const uint32_t end = std::min(last + 1, origin + kKvBlockPositions) - origin;
     float p[kKvBlockPositions];
     const Softmax here = score_block(args, q, args.k_blocks[block] + args.k_offset, begin, end, p);
     float old_scale = 0.0f, new_scale = 1.0f;
@@ -108,7 +109,14 @@ float merge_sink(float sink, float* m, float* l) {
 
 void attention_scalar(const AttentionArgs& args) {
   check_attention(args);
-  for (uint32_t head = 0; head < args.n_heads; ++head) attend_head(args, head);
+  for (uint32_t row = 0; row < args.n_rows; ++row)
+    for (uint32_t head = 0; head < args.n_heads; ++head) attend_head(args, row, head);
+}
+
+uint32_t first_of_row(const AttentionArgs& args, uint32_t row) {
+  const uint32_t position = args.last + row;
+  const uint32_t seen = args.window == 0 || position < args.window ? 0 : position - args.window + 1;
+  return std::max(args.first, seen);
 }
 
 uint64_t v_stride_of(const AttentionArgs& args) {

@@ -47,13 +47,16 @@ struct MatmulArgs {
 enum class KvType { kF32, kF16, kQ8_0 };
 uint64_t kv_row_bytes(KvType type, uint32_t head_dim);  // Q8_0: head_dim multiple of 32
 
-// One query row, the query heads that share one kv head. Positions [first, last] are attended;
-// block b holds positions 64·b … 64·b + 63 as [64][kv_row_bytes].
+// Query rows of consecutive positions of one sequence, and in them the query heads that share one
+// kv head. Row r attends positions [first_of_row, last + r]; block b holds positions 64·b … 64·b +
+// 63 as [64][kv_row_bytes]. A row's bits don't depend on the others.
 struct AttentionArgs {
   KvType k_type = KvType::kF16, v_type = KvType::kF16;
   uint32_t head_dim_k = 0, head_dim_v = 0;
-  uint32_t n_heads = 0;                        // query heads in the group
-  const float* q = nullptr;                    // [n_heads][head_dim_k]
+  uint32_t n_heads = 0;  // query heads in the group
+  uint32_t n_rows = 1;
+  uint32_t q_stride = 0, out_stride = 0;       // floats from a row to the next one
+  const float* q = nullptr;                    // [n_rows][n_heads][head_dim_k]
   const std::byte* const* k_blocks = nullptr;  // by absolute block number, for this kv head
   const std::byte* const* v_blocks = nullptr;
   uint64_t k_offset = 0, v_offset = 0;  // added to every block pointer (layer and head)
@@ -61,11 +64,15 @@ struct AttentionArgs {
   // the beginning of the K row (MLA).
   uint64_t v_stride = 0;
   const std::byte* then_k = nullptr;  // what is attended next begins here; a hint, to fetch it
-  uint32_t first = 0, last = 0;
+  uint32_t first = 0, last = 0;       // of row 0
+  uint32_t window = 0;  // positions that a row sees at most, its own included; 0: all from `first`
   float scale = 1;
   const float* sinks = nullptr;  // [n_heads]: a score that takes weight and gives no value
-  float* out = nullptr;          // [n_heads][head_dim_v]
+  float* out = nullptr;          // [n_rows][n_heads][head_dim_v]
 };
+
+// The first position that row `row` attends.
+uint32_t first_of_row(const AttentionArgs& args, uint32_t row);
 
 struct RopeArgs {
   float* x = nullptr;  // [n_heads][head_dim], rotated in place

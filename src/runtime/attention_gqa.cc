@@ -1,8 +1,31 @@
 #include "runtime/attention_gqa.h"
 
+#include <algorithm>
 #include <iterator>
 
 namespace offstage {
+namespace {
+
+constexpr uint32_t kRowsTogether = 8;  // what a kernel takes at once
+
+// As many rows together as leave every worker several items: later rows see more, and take longer.
+uint32_t rows_per_item(uint32_t n_rows, uint32_t n_kv_heads, uint32_t n_workers) {
+  uint32_t together = kRowsTogether;
+  while (together > 1 && (n_rows + together - 1) / together * n_kv_heads < 4 * n_workers)
+    together /= 2;
+  return together;
+}
+
+// How many rows, from the first, are one sequence's next positions.
+uint32_t consecutive(std::span<const Row> rows) {
+  uint32_t n = 1;
+  while (n < rows.size() && rows[n].sequence == rows[0].sequence &&
+         rows[n].position == rows[0].position + n)
+    ++n;
+  return n;
+}
+
+}  // namespace
 
 GqaAttention::GqaAttention(const AttentionParts& parts, const GqaScratch& scratch,
                            uint32_t rows_max)
@@ -84,39 +107,50 @@ void GqaAttention::rotate_and_store(uint32_t layer, const LayerWeights& weights,
       });
 }
 
-// Work items are (row, kv head): each reads its head's blocks once for the whole query group.
+// Work items are (some rows, kv head): each reads its head's blocks once for the whole query group,
+// and once for rows of consecutive positions.
 void GqaAttention::attend(uint32_t layer, const float* sinks, std::span<const Row> rows) {
   const AttentionSpec& attention = parts_.spec.attention;
+  ThreadPool& workers = parts_.compute.workers();
   const uint32_t n_kv_heads = attention.n_kv_heads;
   const uint32_t group = attention.n_heads / n_kv_heads;
-  parts_.compute.workers().parallel_for(
-      static_cast<uint32_t>(rows.size()) * n_kv_heads, 1,
-      [&](uint32_t begin, uint32_t end, uint32_t) {
-        for (uint32_t item = begin; item < end; ++item) {
-          const uint32_t i = item / n_kv_heads, head = item % n_kv_heads;
-          AttentionArgs args;
-          args.k_type = parts_.k_type;
-          args.v_type = parts_.v_type;
-          args.head_dim_k = attention.head_dim_k;
-          args.head_dim_v = attention.head_dim_v;
-          args.n_heads = group;
-          args.q = s_.q + uint64_t{i} * parts_.spec.q_width() +
-                   uint64_t{head} * group * attention.head_dim_k;
-          args.k_blocks = args.v_blocks = parts_.kv.blocks(rows[i].sequence);
-          args.k_offset = parts_.kv.k_offset(layer, head);
-          args.v_offset = parts_.kv.v_offset(layer, head);
-          args.first = first_seen(attention.window_of(layer), rows[i].position);
-          if (head + 1 < n_kv_heads)
-            args.then_k =
-                args.k_blocks[args.first / kKvBlockPositions] + parts_.kv.k_offset(layer, head + 1);
-          args.last = rows[i].position;
-          args.scale = attention.scale;
-          if (sinks != nullptr) args.sinks = sinks + head * group;
-          args.out = s_.attended + uint64_t{i} * parts_.spec.o_width() +
-                     uint64_t{head} * group * attention.head_dim_v;
-          parts_.compute.kernels().attention(args);
-        }
-      });
+  const auto n_rows = static_cast<uint32_t>(rows.size());
+  const uint32_t together = rows_per_item(n_rows, n_kv_heads, workers.size());
+  const auto one_item = [&](uint32_t begin, uint32_t end, uint32_t head) {
+    for (uint32_t i = begin; i < end;) {
+      AttentionArgs args;
+      args.k_type = parts_.k_type;
+      args.v_type = parts_.v_type;
+      args.head_dim_k = attention.head_dim_k;
+      args.head_dim_v = attention.head_dim_v;
+      args.n_heads = group;
+      args.n_rows = consecutive(rows.subspan(i, end - i));
+      args.q_stride = parts_.spec.q_width();
+      args.out_stride = parts_.spec.o_width();
+      args.q = s_.q + uint64_t{i} * args.q_stride + uint64_t{head} * group * attention.head_dim_k;
+      args.k_blocks = args.v_blocks = parts_.kv.blocks(rows[i].sequence);
+      args.k_offset = parts_.kv.k_offset(layer, head);
+      args.v_offset = parts_.kv.v_offset(layer, head);
+      args.window = attention.window_of(layer);
+      args.last = rows[i].position;
+      if (head + 1 < n_kv_heads)
+        args.then_k = args.k_blocks[first_of_row(args, 0) / kKvBlockPositions] +
+                      parts_.kv.k_offset(layer, head + 1);
+      args.scale = attention.scale;
+      if (sinks != nullptr) args.sinks = sinks + head * group;
+      args.out = s_.attended + uint64_t{i} * args.out_stride +
+                 uint64_t{head} * group * attention.head_dim_v;
+      parts_.compute.kernels().attention(args);
+      i += args.n_rows;
+    }
+  };
+  const uint32_t slices = (n_rows + together - 1) / together;
+  workers.parallel_for(slices * n_kv_heads, 1, [&](uint32_t begin, uint32_t end, uint32_t) {
+    for (uint32_t item = begin; item < end; ++item) {
+      const uint32_t row = item / n_kv_heads * together;
+      one_item(row, std::min(row + together, n_rows), item % n_kv_heads);
+    }
+  });
 }
 
 }  // namespace offstage

@@ -215,6 +215,59 @@ TEST_P(Attention, HeadsAloneAndTogether) {
   }
 }
 
+// Rows of consecutive positions have the bits that each has alone: whichever blocks they share,
+// with windows that begin within a block, at its beginning, and between the rows.
+TEST_P(Attention, RowsAloneAndTogether) {
+  constexpr uint32_t kRows = 19, kPositions = 420;
+  for (const Shape& shape : {Shape{64, 64, 1}, Shape{40, 24, 3}, Shape{64, 32, 8}}) {
+    for (const KvType type : {KvType::kF16, KvType::kF32}) {
+      Cache cache(type, type, shape, kPositions, 13);
+      // Wider than its heads on both sides, as rows of several kv heads are.
+      const uint32_t q_stride = shape.n_heads * shape.head_dim_k + 5;
+      const uint32_t out_stride = shape.n_heads * shape.head_dim_v + 3;
+      const auto q = random_floats(size_t{kRows} * q_stride, cache.rng);
+      std::vector<float> sinks(shape.n_heads, 0.5f);
+      AttentionArgs args = args_of(cache, type, type, shape);
+      args.q_stride = q_stride;
+      args.out_stride = out_stride;
+      args.sinks = sinks.data();
+      for (const auto& [last, window] : {std::pair{0u, 0u},
+                                         {50u, 0u},
+                                         {63u, 0u},
+                                         {250u, 0u},
+                                         {401u, 0u},
+                                         {10u, 20u},
+                                         {300u, 100u},
+                                         {255u, 128u},
+                                         {390u, 7u},
+                                         {120u, 128u}}) {
+        args.last = last;
+        args.window = window;
+        args.n_rows = kRows;
+        args.q = q.data();
+        std::vector<float> together(size_t{kRows} * out_stride, -12345.0f);
+        args.out = together.data();
+        kernels_->attention(args);
+        std::vector<float> alone(together.size(), -12345.0f);
+        for (uint32_t r = 0; r < kRows; ++r) {
+          AttentionArgs one = args;
+          one.n_rows = 1;
+          one.last = last + r;
+          one.window = 0;
+          one.first = window == 0 || one.last < window ? 0 : one.last - window + 1;
+          one.q = q.data() + size_t{r} * q_stride;
+          one.out = alone.data() + size_t{r} * out_stride;
+          scalar_->attention(one);
+        }
+        std::string difference;
+        EXPECT_TRUE(same_bits(alone.data(), together.data(), alone.size(), &difference))
+            << shape.n_heads << " heads, last " << last << ", window " << window << ": "
+            << difference;
+      }
+    }
+  }
+}
+
 TEST_P(Attention, NearDoublePrecision) {
   const Shape shape{128, 64, 4};
   const Cache cache(KvType::kF32, KvType::kF32, shape, 300, 7);
