@@ -239,6 +239,8 @@ TEST_P(Attention, RowsAloneAndTogether) {
                                          {10u, 20u},
                                          {300u, 100u},
                                          {255u, 128u},
+                                         {255u, 66u},
+                                         {60u, 3u},
                                          {390u, 7u},
                                          {120u, 128u}}) {
         args.last = last;
